@@ -1,0 +1,24 @@
+"""Fixtures shared by all tests: where the real data sets are, one thread per test process, a private cache."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+SHARED_DATA = Path(__file__).resolve().parents[1].parent / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real data sets beside the repository; in CI its absence is a failure, elsewhere a skip with its reason."""
+    if not SHARED_DATA.is_dir():
+        if os.environ.get("CI") == "true":
+            pytest.fail(f"{SHARED_DATA} is missing in CI")
+        pytest.skip("the real data sets (../shared/data) are not on this machine")
+    return SHARED_DATA
+
+
+@pytest.fixture(autouse=True)
+def _private_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep tests out of the user's cache; one cache for the whole test process."""
+    monkeypatch.setenv("REMORA_CACHE", str(tmp_path_factory.getbasetemp() / "remora-cache"))
