@@ -1,0 +1,109 @@
+"""`predictions.parquet`: what one trial predicted for every row of the validation and test split.
+
+Columns: split (string), row (int32, index in the split), target and prediction (string, or double for regression),
+scores (list of float, the logits in the order of the label names).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from remora.errors import DataError
+from remora.results.store import PREDICTIONS_FILE, trial_dir, write_atomic
+
+SPLITS = ("validation", "test")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitPredictions:
+    """Predictions on one split of N rows, row i of the split at place i.
+
+    Args:
+        targets: N label names, or N floats for regression.
+        predictions: the same kind as `targets`.
+        scores: (N, C) float32 logits, C = number of labels, or 1 for regression.
+    """
+
+    targets: tuple[str, ...] | tuple[float, ...]
+    predictions: tuple[str, ...] | tuple[float, ...]
+    scores: np.ndarray
+
+
+def from_logits(
+    targets: Sequence[str] | Sequence[float], logits_NC: np.ndarray, names: Sequence[str]
+) -> SplitPredictions:
+    """Decode logits: the label with the largest score, the first one on a tie; the score itself for regression.
+
+    Args:
+        targets: N true labels.
+        logits_NC: the scores.
+        names: C label names; empty for regression.
+    """
+    scores_NC = np.asarray(logits_NC, dtype=np.float32)
+    if names:
+        labels = tuple(names[int(index)] for index in scores_NC.argmax(axis=1))
+        return SplitPredictions(targets=tuple(str(t) for t in targets), predictions=labels, scores=scores_NC)
+    values = tuple(float(value) for value in scores_NC[:, 0])
+    return SplitPredictions(targets=tuple(float(t) for t in targets), predictions=values, scores=scores_NC)
+
+
+def write_predictions(run_dir: Path, trial: str, splits: Mapping[str, SplitPredictions]) -> None:
+    """Write a trial's predictions atomically.
+
+    Args:
+        run_dir: the run directory.
+        trial: the trial's id.
+        splits: "validation" and, for final trials and baselines, "test".
+    """
+    tables = [_table(name, splits[name]) for name in SPLITS if name in splits]
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.concat_tables(tables), sink, compression="zstd")
+    write_atomic(trial_dir(run_dir, trial) / PREDICTIONS_FILE, sink.getvalue().to_pybytes())
+
+
+def read_predictions(run_dir: Path, trial: str) -> dict[str, SplitPredictions]:
+    """Read a trial's predictions by split.
+
+    Raises:
+        DataError: the file is missing or broken, or the rows of a split are not 0..N-1 in order.
+    """
+    path = trial_dir(run_dir, trial) / PREDICTIONS_FILE
+    try:
+        table = pq.read_table(path)
+    except (FileNotFoundError, pa.ArrowInvalid) as error:
+        raise DataError(
+            f"{path} cannot be read: {error}", "delete the trial's folder and run the study again"
+        ) from None
+    splits = np.asarray(table["split"].to_pylist(), dtype=object)
+    found: dict[str, SplitPredictions] = {}
+    for name in SPLITS:
+        part = table.filter(pa.array(splits == name))
+        if not part.num_rows:
+            continue
+        if part["row"].to_pylist() != list(range(part.num_rows)):
+            raise DataError(f"{path}: the {name} rows are not 0..{part.num_rows - 1}", "run the trial again")
+        found[name] = SplitPredictions(
+            targets=tuple(part["target"].to_pylist()),
+            predictions=tuple(part["prediction"].to_pylist()),
+            scores=np.asarray(part["scores"].to_pylist(), dtype=np.float32),
+        )
+    return found
+
+
+def _table(name: str, part: SplitPredictions) -> pa.Table:
+    num_rows = len(part.targets)
+    assert num_rows == len(part.predictions) == len(part.scores), "targets, predictions and scores differ in length"
+    kind = pa.string() if all(isinstance(value, str) for value in part.targets) else pa.float64()
+    return pa.table(
+        {
+            "split": pa.array([name] * num_rows, pa.string()),
+            "row": pa.array(np.arange(num_rows), pa.int32()),
+            "target": pa.array(part.targets, kind),
+            "prediction": pa.array(part.predictions, kind),
+            "scores": pa.array(part.scores.astype(np.float32).tolist(), pa.list_(pa.float32())),
+        }
+    )

@@ -1,0 +1,258 @@
+"""The files a study writes while it runs, as strict models; the summary (`results.json`) is in `summary_schema`.
+
+    study.json              Study       once, before the first trial: what runs, on what, under which protocol
+    data.json               DataInfo    once, before the first trial: splits with hashes, notes, lengths
+    trials/<id>/result.json TrialResult per trial, written last: a trial without it did not finish
+    costs.json              Costs       once, after the last trial: solo step time, peak memory, the machine
+
+Metric values are fractions (0.91, not 91). JSON has no NaN and no Infinity: a number that is not finite is null.
+Paths are relative to the run directory, so that it can be moved.
+"""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
+
+Purpose = Literal["tuning", "final", "baseline"]
+Status = Literal["done", "diverged", "failed"]
+TaskKind = Literal["classification", "regression"]
+Setting = JsonValue
+
+
+class Record(BaseModel):
+    """A frozen record that knows all its fields and holds finite numbers only."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, validate_by_name=True)
+
+
+class Versioned(Record):
+    """A whole file: carries the version of its schema under the key `schema`."""
+
+    schema_version: Literal[1] = Field(default=1, alias="schema")
+
+
+# ---------------------------------------------------------------- trials/<id>/result.json
+
+
+class CurvePoint(Record):
+    """The state of a trial at the end of an epoch: mean training loss of that epoch, and validation."""
+
+    step: int
+    epoch: float
+    train_loss: float | None
+    validation_loss: float | None = None
+    validation: dict[str, float] = {}
+
+
+class ParamCount(Record):
+    """Trained scalars: what the method added, the head, and base weights trained in place (full fine-tuning)."""
+
+    adapter: int
+    head: int
+    base_trained: int = 0
+
+
+class GradNorm(Record):
+    """Norms of the whole gradient before clipping, over the steps of a trial."""
+
+    mean: float | None
+    min: float | None
+    max: float | None
+
+
+class Pack(Record):
+    """The pack a trial was trained in; `wall_seconds` of a trial is time shared with its other lanes."""
+
+    id: str
+    lanes: int
+
+
+class TrialResult(Versioned):
+    """One trial: method, hyperparameters and seed on the study's data set, and what came out.
+
+    `label` is the row it belongs to. `metrics` is split -> metric -> value; "test" is there only when `purpose` is
+    not "tuning". `losses` has "train" (mean of the last epoch), "validation", "test". `hyperparameters` holds "lr"
+    and every setting of the method. `examples` counts the examples seen in training over all epochs. `truncated` is
+    split -> number of texts cut to this trial's length budget. `adapter_bytes` is null where there is no adapter.
+    """
+
+    trial: str
+    purpose: Purpose
+    method: str
+    label: str
+    family: str
+    hyperparameters: dict[str, Setting]
+    seed: int
+    stream: str = ""
+    status: Status
+    error: str | None = None
+    metrics: dict[str, dict[str, float]] = {}
+    losses: dict[str, float | None] = {}
+    curve: tuple[CurvePoint, ...] = ()
+    params: ParamCount
+    steps: int = 0
+    examples: int = 0
+    undertrained: bool = False
+    grad_norm: GradNorm | None = None
+    truncated: dict[str, int] = {}
+    wall_seconds: float = 0.0
+    pack: Pack | None = None
+    adapter_bytes: int | None = None
+
+
+# ---------------------------------------------------------------- data.json
+
+
+class SplitInfo(Record):
+    """One split: rows, content hash, the file (base name) it came from, label -> count (empty for regression)."""
+
+    rows: int
+    hash: str
+    source: str
+    label_counts: dict[str, int] = {}
+
+
+class DataNote(Record):
+    """Something counted while reading: duplicates, overlap, dropped rows, empty texts, unseen labels."""
+
+    kind: str
+    message: str
+    count: int
+
+
+class Lengths(Record):
+    """Training texts in tokens before truncation to `max_length`; `truncated` counts the texts cut, in all splits."""
+
+    mean: float
+    p50: float
+    p95: float
+    max: int
+    truncated: int
+    max_length: int
+
+
+class DataInfo(Versioned):
+    """The data set: the headline metric comes first in `metrics`; `label_names` is in the order of the scores."""
+
+    name: str
+    task: TaskKind
+    hash: str
+    text_columns: tuple[str, ...] = ()
+    label_column: str | None = None
+    label_names: tuple[str, ...] = ()
+    metric: str
+    metrics: tuple[str, ...]
+    positive_class: str | None = None
+    splits: dict[str, SplitInfo]
+    notes: tuple[DataNote, ...] = ()
+    lengths: Lengths | None = None
+
+
+# ---------------------------------------------------------------- costs.json
+
+
+class Machine(Record):
+    """The machine in general terms; no host name, no path."""
+
+    cpu: str
+    cores: int
+    memory_gb: float
+    torch: str
+    dtype: str
+    accelerator: str | None = None
+
+
+class MemoryBreakdown(Record):
+    """Where the peak of a training step goes, in bytes; the last field is what the others leave."""
+
+    base: int
+    adapter: int
+    gradients: int
+    optimizer: int
+    activations_and_rest: int
+
+
+class RowCost(Record):
+    """The cost of one training step of a row's method alone on the machine; null where it was not measured."""
+
+    step_seconds: float | None = None
+    examples_per_second: float | None = None
+    peak_bytes: int | None = None
+    breakdown: MemoryBreakdown | None = None
+
+
+class Costs(Versioned):
+    """Costs by row label, the machine, and the wall time of the whole study."""
+
+    machine: Machine
+    rows: dict[str, RowCost]
+    study_seconds: float
+
+
+# ---------------------------------------------------------------- study.json
+
+
+class ModelInfo(Record):
+    """The base model: `params` counts its weights, `sha256` is over them, `revision` is the Hub commit if any."""
+
+    name: str
+    architecture: str
+    params: int
+    sha256: str
+    dtype: str
+    revision: str | None = None
+    max_length: int
+
+
+class RowPlan(Record):
+    """A row of the comparison before it ran: its settings without the learning rate, and the rates tried.
+
+    `lrs` is empty for a row that is not tuned. `changes_base` marks full fine-tuning.
+    """
+
+    method: str
+    label: str
+    family: str
+    settings: dict[str, Setting] = {}
+    lrs: tuple[float, ...] = ()
+    note: str = ""
+    changes_base: bool = False
+
+
+class ProtocolInfo(Record):
+    """The protocol as it ran. `tuning_seed` and `seeds` are the seeds used; `reference` is the row compared against."""
+
+    mode: Literal["fair", "published"] = "fair"
+    epochs: int
+    batch_size: int
+    seeds: tuple[int, ...]
+    tuning_trials: int
+    tuning_seed: int | None = None
+    schedule: str = "linear"
+    warmup: float = 0.06
+    clip: float = 1.0
+    weight_decay: float = 0.01
+    base_dropout: bool = True
+    select: Literal["last", "best-validation"] = "last"
+    margin: float = 1.0
+    prefer: Literal["quality", "size", "speed"] = "quality"
+    reference: str | None = None
+    cuts: tuple[str, ...] = ()
+
+
+class Study(Versioned):
+    """What runs: one entry in `rows` per row of the comparison, baselines included, in the order asked for.
+
+    `kind` is compare, train or sweep. `fingerprint` is the hash of the resolved study file. `command` is the line the
+    user typed or an equal one. `versions` maps a package (and "python") to its version.
+    """
+
+    name: str
+    kind: str
+    fingerprint: str
+    command: str = ""
+    created: str = ""
+    model: ModelInfo
+    protocol: ProtocolInfo
+    rows: tuple[RowPlan, ...]
+    versions: dict[str, str] = {}
