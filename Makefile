@@ -1,0 +1,51 @@
+# `make demo` and `make test` need Python 3.11 or newer and nothing else: they create .venv and install what is pinned in the locks.
+# Another build of torch (CUDA, ROCm) is the user's choice: make demo TORCH='torch==2.13.0 --index-url ...'
+
+PYTHON ?= python3
+TORCH ?= torch==2.13.0
+JOBS ?= 2
+
+BIN := .venv/bin
+RUN_STAMP := .venv/installed-run
+TEST_STAMP := .venv/installed-test
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
+
+.PHONY: demo test test-all lint lock clean
+
+demo: $(RUN_STAMP)
+	$(BIN)/remora demo
+
+test: lint
+	$(PYTEST)
+
+test-all: lint
+	$(PYTEST) -m ""
+
+lint: $(TEST_STAMP)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/pyright
+
+lock: $(TEST_STAMP)
+	$(BIN)/pip install --quiet pip-tools
+	$(BIN)/python scripts/lock.py
+
+clean:
+	rm -rf .venv build dist .pytest_cache .ruff_cache .hypothesis src/remora.egg-info
+
+$(BIN)/pip:
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(None if v >= (3, 11) else f"Remora needs Python 3.11 or newer; $(PYTHON) is {v[0]}.{v[1]}. Name another one: make PYTHON=python3.12")'
+	$(PYTHON) -m venv .venv
+
+# The pinned packages come first so that torch finds its own dependencies among them and adds only itself (and its CUDA libraries).
+$(RUN_STAMP): requirements.lock pyproject.toml | $(BIN)/pip
+	$(BIN)/python -m pip install --quiet --require-hashes --no-deps -r requirements.lock
+	$(BIN)/python -m pip install --quiet $(TORCH)
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
+	touch $@
+
+$(TEST_STAMP): requirements-test.lock pyproject.toml | $(BIN)/pip
+	$(BIN)/python -m pip install --quiet --require-hashes --no-deps -r requirements-test.lock
+	$(BIN)/python -m pip install --quiet $(TORCH)
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
+	touch $(RUN_STAMP) $@

@@ -1,0 +1,48 @@
+"""The options that several commands share."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+# A click command function takes whatever its options are called; nothing narrower can be said of it here.
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")
+out_option = click.option(
+    "--out", type=click.Path(file_okay=False, path_type=Path), help="Run directory [default: runs/<study>-<hash>]."
+)
+dry_run_option = click.option("--dry-run", is_flag=True, help="Show the plan and its cost, then stop.")
+overrides_argument = click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+model_option = click.option(
+    "--model", required=True, help="Alias (minilm, smollm2), folder, GGUF file or Hub id[@revision]."
+)
+data_option = click.option("--data", required=True, help="File, folder, data set name or Hub id.")
+seeds_option = click.option("--seeds", type=click.IntRange(min=1), help="Final trials per method.")
+margin_option = click.option(
+    "--margin", type=click.FloatRange(min=0), help="Points within which a cheaper method is good enough [default: 1]."
+)
+prefer_option = click.option(
+    "--prefer",
+    type=click.Choice(["quality", "size", "speed"]),
+    help="What breaks ties in the recommendation [default: quality].",
+)
+budget_option = click.option(
+    "--budget", metavar="TIME", help="Plan what fits in this time, such as 20m; says what it cut."
+)
+
+
+def together(*decorators: Callable[[Function], Function]) -> Callable[[Function], Function]:
+    """Apply several options at once, shown in the order given."""
+
+    def decorate(function: Function) -> Function:
+        for decorator in reversed(decorators):
+            function = decorator(function)
+        return function
+
+    return decorate
+
+
+protocol_options = together(seeds_option, margin_option, prefer_option, budget_option)
+study_outputs = together(out_option, dry_run_option, json_option)

@@ -1,0 +1,1 @@
+"""Studies: protocol, tuning, scheduling of packs, statistics."""
