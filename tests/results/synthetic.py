@@ -62,7 +62,7 @@ HIGH_LRS = (1e-3, 3e-3, 1e-2, 3e-2)
 HEAD = 2310
 ROWS = (
     FakeRow(method="majority", label="majority", family="baseline", skill=-9, params=(0, 0, 0), lrs=()),
-    FakeRow(method="untrained", label="untrained", family="baseline", skill=-1.2, params=(0, HEAD, 0), lrs=()),
+    FakeRow(method="untrained", label="untrained", family="baseline", skill=0.0, params=(0, HEAD, 0), lrs=()),
     FakeRow(
         method="head",
         label="head",
@@ -246,12 +246,12 @@ class _World:
         own = self.rng.normal(0, 0.45, shared.shape)
         if self.names:
             logits = shared + own
-            logits[np.arange(len(targets)), targets] += skill
+            logits[np.arange(len(targets)), targets] += 1.3 * skill
             if skill < -5:
                 logits = np.zeros_like(logits)
                 logits[:, 0] = 1.0
             return from_logits([self.names[int(i)] for i in targets], logits, self.names)
-        share = 1 / (1 + np.exp(-skill))
+        share = 1 / (1 + np.exp(1.6 - skill))
         logits = share * targets[:, None] + (1 - share) * (2.5 + 2 * shared) + 0.3 * own
         if skill < -5:
             logits = np.full_like(logits, targets.mean())

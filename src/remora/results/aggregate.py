@@ -1,0 +1,135 @@
+"""From single trials to rows: means over seeds, tuning by learning rate, learning curves. No statistics here."""
+
+from collections.abc import Iterable, Sequence
+
+from remora.results.schema import RowPlan, TrialResult
+from remora.results.store import RunDirectory
+from remora.results.summary_schema import Curve, EpochMean, Role, SeedOutcome, TrialCounts, Tuning, TuningTrial
+
+
+def mean(values: Iterable[float]) -> float | None:
+    """The mean, or None of nothing."""
+    found = list(values)
+    return sum(found) / len(found) if found else None
+
+
+def present(values: Iterable[float | None]) -> list[float]:
+    """The values that are there."""
+    return [value for value in values if value is not None]
+
+
+def final_trials(run: RunDirectory, label: str) -> tuple[TrialResult, ...]:
+    """The trials that are evaluated on test, by seed."""
+    found = (*run.of(label, "final"), *run.of(label, "baseline"))
+    return tuple(sorted(found, key=lambda trial: (trial.seed, trial.trial)))
+
+
+def done(trials: Iterable[TrialResult]) -> tuple[TrialResult, ...]:
+    """The trials that finished."""
+    return tuple(trial for trial in trials if trial.status == "done")
+
+
+def role(plan: RowPlan, reference: str | None) -> Role:
+    """What a row is for: a method to choose, the reference, or a baseline nobody would choose."""
+    if plan.label == reference:
+        return "reference"
+    return "baseline" if plan.family == "baseline" else "method"
+
+
+def seed_outcomes(trials: Sequence[TrialResult]) -> tuple[SeedOutcome, ...]:
+    """What each final trial of a row came to."""
+    return tuple(
+        SeedOutcome(
+            trial=trial.trial,
+            seed=trial.seed,
+            status=trial.status,
+            test=trial.metrics.get("test", {}),
+            validation=trial.metrics.get("validation", {}),
+            train_loss=trial.losses.get("train"),
+            undertrained=trial.undertrained,
+        )
+        for trial in trials
+    )
+
+
+def test_means(trials: Sequence[TrialResult], metrics: Sequence[str]) -> dict[str, float]:
+    """Metric -> mean over the finished seeds on test; per-class and other extra metrics follow the study's own."""
+    tests = [trial.metrics.get("test", {}) for trial in done(trials)]
+    names = [*metrics, *sorted({name for test in tests for name in test} - set(metrics))]
+    found = {name: mean(test[name] for test in tests if name in test) for name in names}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def best_adapter(run: RunDirectory, trials: Sequence[TrialResult], metric: str) -> str | None:
+    """The adapter of the finished seed with the best validation score (test chooses nothing), the first on a tie."""
+    having = [trial for trial in done(trials) if run.adapter(trial)]
+    if not having:
+        return None
+    top = max(having, key=lambda trial: trial.metrics.get("validation", {}).get(metric, float("-inf")))
+    return run.adapter(top)
+
+
+def tuning(run: RunDirectory, plan: RowPlan) -> Tuning | None:
+    """The tuning trials of a row by learning rate, with the one that its final trials use; None if it was not tuned."""
+    trials = run.of(plan.label, "tuning")
+    if not trials:
+        return None
+    finals = final_trials(run, plan.label)
+    used = finals[0].hyperparameters if finals else {}
+    rows = [
+        TuningTrial(
+            lr=_lr(trial) or 0.0,
+            hyperparameters=trial.hyperparameters,
+            status=trial.status,
+            score=trial.metrics.get("validation", {}).get(run.data.metric),
+            loss=trial.losses.get("validation"),
+            chosen=trial.hyperparameters == used,
+        )
+        for trial in trials
+    ]
+    rows.sort(key=lambda row: row.lr)
+    tried = sorted({row.lr for row in rows})
+    chosen = [row.lr for row in rows if row.chosen]
+    edge = ""
+    if chosen and len(tried) > 1:
+        edge = "lowest" if chosen[0] == tried[0] else "highest" if chosen[0] == tried[-1] else ""
+    return Tuning(label=plan.label, trials=tuple(rows), edge=edge)
+
+
+def curve(run: RunDirectory, plan: RowPlan) -> Curve | None:
+    """The learning curve of a row, means over its finished seeds; None where nothing was trained."""
+    curves = [trial.curve for trial in done(final_trials(run, plan.label)) if trial.curve]
+    if not curves:
+        return None
+    points: list[EpochMean] = []
+    for at in zip(*curves, strict=False):
+        scores = [point.validation[run.data.metric] for point in at if run.data.metric in point.validation]
+        points.append(
+            EpochMean(
+                epoch=at[0].epoch,
+                train_loss=mean(present(point.train_loss for point in at)),
+                validation_loss=mean(present(point.validation_loss for point in at)),
+                score=mean(scores),
+                score_low=min(scores, default=None),
+                score_high=max(scores, default=None),
+            )
+        )
+    return Curve(label=plan.label, points=tuple(points))
+
+
+def trial_counts(run: RunDirectory) -> TrialCounts:
+    """How many trials finished, by purpose, and how many did not."""
+    finished = done(run.trials)
+    return TrialCounts(
+        tuning=sum(trial.purpose == "tuning" for trial in finished),
+        final=sum(trial.purpose == "final" for trial in finished),
+        baseline=sum(trial.purpose == "baseline" for trial in finished),
+        diverged=sum(trial.status == "diverged" for trial in run.trials),
+        failed=sum(trial.status == "failed" for trial in run.trials),
+        unfinished=len(run.unfinished),
+    )
+
+
+def _lr(trial: TrialResult) -> float | None:
+    value = trial.hyperparameters.get("lr")
+    return float(value) if isinstance(value, int | float) else None

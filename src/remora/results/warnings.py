@@ -1,0 +1,166 @@
+"""What a reader must know before trusting the numbers: counted, named, said once."""
+
+from collections.abc import Mapping, Sequence
+
+from remora.results.schema import DataInfo, ProtocolInfo, RowPlan, TrialResult
+from remora.results.store import RunDirectory
+from remora.results.summary_schema import Row, Tuning, Warning
+from remora.results.wording import listing, plural, points, rate
+
+TINY_TEST = 200
+
+
+def collect_warnings(
+    run: RunDirectory,
+    rows: Sequence[Row],
+    finals: Mapping[str, Sequence[TrialResult]],
+    tuned: Sequence[Tuning],
+    constant: Mapping[str, int],
+) -> tuple[Warning, ...]:
+    """All warnings of a study, the gravest kinds first.
+
+    Args:
+        run: the run directory.
+        rows: the rows of the summary.
+        finals: row label -> its final trials.
+        tuned: the tuning of every tuned row.
+        constant: row label -> number of seeds that predict one and the same for every test row.
+    """
+    return (
+        *_unfinished(run),
+        *_protocol(run.study.protocol),
+        *_small_test(run.data),
+        *_broken(finals),
+        *_constant(constant, rows),
+        *_not_better(rows, run.data),
+        *_undertrained(rows),
+        *_edges(tuned),
+        *_tuning_losses(run, tuned),
+        *_truncated(run, finals),
+        *_overlap(run.data),
+        *_baselines(run.study.rows),
+    )
+
+
+def _unfinished(run: RunDirectory) -> list[Warning]:
+    if not run.unfinished:
+        return []
+    number = plural(len(run.unfinished), "trial")
+    return [Warning(kind="unfinished", message=f"{number} did not finish; repeat the command to complete the study")]
+
+
+def _protocol(protocol: ProtocolInfo) -> list[Warning]:
+    found = [Warning(kind="budget", message=cut) for cut in protocol.cuts]
+    if len(protocol.seeds) < 2:
+        message = "one seed only: how much chance moves a result is not known, so differences cannot be judged"
+        found.append(Warning(kind="seeds", message=message))
+    return found
+
+
+def _small_test(data: DataInfo) -> list[Warning]:
+    rows = data.splits["test"].rows if "test" in data.splits else 0
+    if rows >= TINY_TEST:
+        return []
+    weight = f"; one of them is {points(1 / rows)} points of accuracy" if rows and data.task == "classification" else ""
+    return [Warning(kind="tiny_test", message=f"the test set has only {plural(rows, 'row')}{weight}")]
+
+
+def _broken(finals: Mapping[str, Sequence[TrialResult]]) -> list[Warning]:
+    found: list[Warning] = []
+    for label, trials in finals.items():
+        for status, word in (("diverged", "diverged"), ("failed", "failed")):
+            bad = [trial for trial in trials if trial.status == status]
+            if not bad:
+                continue
+            seeds = listing([str(trial.seed) for trial in bad])
+            reason = f" ({bad[0].error})" if bad[0].error else ""
+            message = f"seed {seeds} of {len(trials)} {word}{reason}; the mean is over the others"
+            found.append(Warning(kind=status, label=label, message=message))
+    return found
+
+
+def _constant(constant: Mapping[str, int], rows: Sequence[Row]) -> list[Warning]:
+    found: list[Warning] = []
+    for row in rows:
+        number = constant.get(row.label, 0)
+        if number and row.method != "majority":
+            message = f"predicts the same for every test row in {number} of {plural(row.seeds, 'seed')}"
+            found.append(Warning(kind="constant", label=row.label, message=message))
+    return found
+
+
+def _not_better(rows: Sequence[Row], data: DataInfo) -> list[Warning]:
+    majority = next((row for row in rows if row.method == "majority"), None)
+    if majority is None or majority.mean is None:
+        return []
+    what = "the most frequent label" if data.task == "classification" else "the mean"
+    return [
+        Warning(kind="chance", label=row.label, message=f"is not clearly better than always answering {what}")
+        for row in rows
+        if row.role != "baseline" and row.low is not None and row.low <= majority.mean
+    ]
+
+
+def _undertrained(rows: Sequence[Row]) -> list[Warning]:
+    return [
+        Warning(
+            kind="undertrained",
+            label=row.label,
+            message=f"training loss was still falling at the end in {row.undertrained} of {plural(row.seeds, 'seed')}; "
+            "more epochs may raise it",
+        )
+        for row in rows
+        if row.undertrained
+    ]
+
+
+def _edges(tuned: Sequence[Tuning]) -> list[Warning]:
+    found: list[Warning] = []
+    for row in tuned:
+        chosen = next((trial for trial in row.trials if trial.chosen), None)
+        if row.edge and chosen:
+            message = f"chose the {row.edge} learning rate tried ({rate(chosen.lr)}); the best may lie beyond"
+            found.append(Warning(kind="lr_edge", label=row.label, message=message))
+    return found
+
+
+def _tuning_losses(run: RunDirectory, tuned: Sequence[Tuning]) -> list[Warning]:
+    found: list[Warning] = []
+    planned = {plan.label: len(plan.lrs) for plan in run.study.rows}
+    for row in tuned:
+        good = sum(trial.status == "done" for trial in row.trials)
+        if good < planned.get(row.label, 0):
+            message = f"{good} of {planned[row.label]} tuning trials finished"
+            found.append(Warning(kind="tuning", label=row.label, message=message))
+    return found
+
+
+def _truncated(run: RunDirectory, finals: Mapping[str, Sequence[TrialResult]]) -> list[Warning]:
+    found: list[Warning] = []
+    usual = 0
+    if run.data.lengths and run.data.lengths.truncated:
+        usual = run.data.lengths.truncated
+        message = f"{plural(usual, 'text')} longer than {run.data.lengths.max_length} tokens cut"
+        found.append(Warning(kind="truncated", message=message))
+    for label, trials in finals.items():
+        most = max((sum(trial.truncated.values()) for trial in trials), default=0)
+        if most > usual:
+            message = f"{plural(most, 'text')} cut, because its virtual tokens take room"
+            found.append(Warning(kind="truncated", label=label, message=message))
+    return found
+
+
+def _overlap(data: DataInfo) -> list[Warning]:
+    return [
+        Warning(kind="overlap", message=f"{note.message}: {note.count}")
+        for note in data.notes
+        if "overlap" in note.kind and note.count
+    ]
+
+
+def _baselines(plans: Sequence[RowPlan]) -> list[Warning]:
+    return [
+        Warning(kind="note", label=plan.label, message=plan.note)
+        for plan in plans
+        if plan.note and plan.family != "baseline"
+    ]
