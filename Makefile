@@ -27,7 +27,7 @@ lint: $(TEST_STAMP)
 	$(BIN)/pyright
 
 lock: $(TEST_STAMP)
-	$(BIN)/pip install --quiet pip-tools
+	$(BIN)/pip install -qq pip-tools
 	$(BIN)/python scripts/lock.py
 
 clean:
@@ -39,13 +39,13 @@ $(BIN)/pip:
 
 # The pinned packages come first so that torch finds its own dependencies among them and adds only itself (and its CUDA libraries).
 $(RUN_STAMP): requirements.lock pyproject.toml | $(BIN)/pip
-	$(BIN)/python -m pip install --quiet --require-hashes --no-deps -r requirements.lock
-	$(BIN)/python -m pip install --quiet $(TORCH)
-	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
+	$(BIN)/python -m pip install -qq --require-hashes --no-deps -r requirements.lock
+	$(BIN)/python -m pip install -qq $(TORCH)
+	$(BIN)/python -m pip install -qq --no-deps --no-build-isolation -e .
 	touch $@
 
 $(TEST_STAMP): requirements-test.lock pyproject.toml | $(BIN)/pip
-	$(BIN)/python -m pip install --quiet --require-hashes --no-deps -r requirements-test.lock
-	$(BIN)/python -m pip install --quiet $(TORCH)
-	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
+	$(BIN)/python -m pip install -qq --require-hashes --no-deps -r requirements-test.lock
+	$(BIN)/python -m pip install -qq $(TORCH)
+	$(BIN)/python -m pip install -qq --no-deps --no-build-isolation -e .
 	touch $(RUN_STAMP) $@

