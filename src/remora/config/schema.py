@@ -1,0 +1,132 @@
+"""The settings of a study as strict, frozen models: unknown names and wrong types are errors, nothing is converted."""
+
+from collections.abc import Mapping
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+StudyKind = Literal["compare", "train", "sweep"]
+TaskKind = Literal["auto", "classification", "regression"]
+
+
+def _as_names(value: object) -> object:
+    """One name or a YAML list of names as the tuple that the strict field wants."""
+    if isinstance(value, str):
+        return (value,)
+    return tuple(value) if isinstance(value, list) else value
+
+
+Names = Annotated[tuple[str, ...], BeforeValidator(_as_names), Field(min_length=1)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class Settings(BaseModel):
+    """Base of all sections: strict types, no unknown names, immutable."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class ModelConfig(Settings):
+    """The base model."""
+
+    id: Annotated[str, Field(min_length=1)]
+    revision: str | None = None
+    dtype: Literal["auto", "float32", "bfloat16", "float64"] = "auto"
+    max_length: Count | None = None
+    """Tokens per example, special and virtual ones included; None means the smaller of the model's limit and 256."""
+
+
+class DataConfig(Settings):
+    """Where the labelled text is and how to read it."""
+
+    path: Annotated[str, Field(min_length=1)]
+    """A file, a folder, the name of a data set card, or a Hugging Face Hub id ``owner/name``."""
+    text: Names | None = None
+    """The text column, or the two of a pair; None means the usual names."""
+    label: str | None = None
+    task: TaskKind = "auto"
+    train_limit: Count | None = None
+    validation_limit: Count | None = None
+    test_limit: Count | None = None
+    metric: str | None = None
+    """The headline metric; None means the card's, else accuracy or pearson."""
+    train: str | None = None
+    validation: str | None = None
+    test: str | None = None
+    on_bad_rows: Literal["error", "drop"] = "error"
+    split_seed: int = 0
+
+
+class MethodEntry(Settings):
+    """One row of the comparison: a method and its settings, which the method's own Config checks later."""
+
+    id: Annotated[str, Field(min_length=1)]
+    label: str | None = None
+    settings: Mapping[str, object] = Field(default_factory=dict[str, object])
+
+    @property
+    def row_label(self) -> str:
+        """The given label, else the id followed by its settings, such as ``lora rank=16 alpha=32``."""
+        if self.label:
+            return self.label
+        return " ".join([self.id, *(f"{name}={_short(value)}" for name, value in self.settings.items())])
+
+
+def _short(value: object) -> str:
+    if isinstance(value, list | tuple):
+        return "[" + ",".join(_short(item) for item in value) + "]"
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+class ProtocolConfig(Settings):
+    """How methods are tuned, trained and compared."""
+
+    mode: Literal["fair", "published"] = "fair"
+    epochs: Count = 3
+    batch_size: Count = 16
+    seeds: Count = 5
+    tuning_trials: Annotated[int, Field(ge=0)] = 4
+    lr: Annotated[float, Field(gt=0)] | None = None
+    """Fixes the learning rate of every method; nothing is tuned then."""
+    schedule: Literal["linear", "constant"] = "linear"
+    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.06
+    clip: Annotated[float, Field(gt=0)] = 1.0
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    base_dropout: bool = True
+    select: Literal["last", "best-validation"] = "last"
+    margin: Annotated[float, Field(ge=0)] = 1.0
+    """Points (hundredths) of the headline metric within which a method counts as non-inferior."""
+    prefer: Literal["quality", "size", "speed"] = "quality"
+    full: bool = True
+    """Whether the full fine-tuning baseline runs."""
+    budget_seconds: Annotated[float, Field(gt=0)] | None = None
+
+
+class EngineConfig(Settings):
+    """How the work is spread over the machine; None means chosen from the machine."""
+
+    workers: Count | None = None
+    threads: Count | None = None
+    tokens_per_pass: Count = 1600
+    lanes: Count | None = None
+
+
+class StudyConfig(Settings):
+    """Everything that determines a study."""
+
+    name: Annotated[str, Field(min_length=1, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] = "study"
+    kind: StudyKind = "compare"
+    model: ModelConfig
+    data: DataConfig
+    methods: Annotated[tuple[MethodEntry, ...], BeforeValidator(lambda v: tuple(v) if isinstance(v, list) else v)] = ()
+    protocol: ProtocolConfig = ProtocolConfig()
+    engine: EngineConfig = EngineConfig()
+
+    @model_validator(mode="after")
+    def _labels_differ(self) -> "StudyConfig":
+        seen: set[str] = set()
+        for entry in self.methods:
+            if entry.row_label in seen:
+                raise ValueError(f"two methods have the label {entry.row_label!r}; give one of them another `label`")
+            seen.add(entry.row_label)
+        return self

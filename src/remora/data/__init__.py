@@ -1,0 +1,1 @@
+"""Labelled text: read, check, split, order, tokenize."""

@@ -1,0 +1,209 @@
+"""Rows checked one by one before anything is computed: unusable ones are listed by place, oddities counted."""
+
+import math
+import re
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from remora.data.columns import Columns
+from remora.data.table import BadRow, Nested, Table
+from remora.errors import DataError
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_SHOWN = 10
+
+Texts = tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Note:
+    """A counted remark about the data that the report shows.
+
+    Args:
+        kind: a fixed name, such as ``duplicates``.
+        message: the remark as a sentence.
+        count: how many rows (or texts) it is about.
+    """
+
+    kind: str
+    message: str
+    count: int
+
+
+@dataclass(kw_only=True)
+class Rows:
+    """The usable rows of one split: texts, labels as text, and where each came from."""
+
+    texts: list[Texts] = field(default_factory=list[Texts])
+    labels: list[str] = field(default_factory=list[str])
+    places: list[str] = field(default_factory=list[str])
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(kw_only=True)
+class Checked:
+    """What checking found, over all splits."""
+
+    rows: dict[str, Rows] = field(default_factory=dict[str, Rows])
+    bad: list[BadRow] = field(default_factory=list[BadRow])
+    counts: Counter[str] = field(default_factory=Counter[str])
+
+
+def check_split(checked: Checked, split: str, tables: Sequence[Table], columns: Columns) -> None:
+    """Add the rows of one split.
+
+    Args:
+        checked: is added to.
+        split: the split's name.
+        tables: its files in order.
+        columns: which columns to use.
+
+    Raises:
+        DataError: not one row of the split has a label.
+    """
+    rows = checked.rows.setdefault(split, Rows())
+    num_labelled = 0
+    num_rows = 0
+    for table in tables:
+        checked.bad.extend(table.bad)
+        text_columns = [table.columns[name] for name in columns.text]
+        for index, label in enumerate(table.columns[columns.label]):
+            num_rows += 1
+            texts = tuple(column[index] for column in text_columns)
+            problem = _label_problem(label)
+            num_labelled += problem is None
+            problem = problem or _text_problem(texts, columns.text)
+            if problem:
+                checked.bad.append(BadRow(place=table.place(index), message=problem))
+                continue
+            rows.texts.append(tuple(_clean(str(text), checked.counts) for text in texts))
+            rows.labels.append(str(label))
+            rows.places.append(table.place(index))
+    if num_rows and not num_labelled:
+        raise DataError(
+            f"{split} ({tables[0].source}): column {columns.label!r} is empty in all {num_rows} rows",
+            f"unlabelled text can neither train nor test; set data.{split}=FILE or data.label=COLUMN",
+        )
+
+
+def _label_problem(label: object) -> str | None:
+    if label is None or (isinstance(label, str) and not label.strip()):
+        return "no label"
+    if isinstance(label, Nested):
+        return f"the label is {label.kind}, not a word or a number"
+    return "the label holds half a surrogate pair" if _SURROGATE.search(str(label)) else None
+
+
+def _text_problem(texts: Iterable[object], names: Iterable[str]) -> str | None:
+    for text, name in zip(texts, names, strict=True):
+        if text is None:
+            return f"no value in text column {name!r}"
+        if isinstance(text, Nested):
+            return f"text column {name!r} holds {text.kind}, not text"
+    return None
+
+
+def _clean(text: str, counts: Counter[str]) -> str:
+    """Count what is odd about a text; only half surrogate pairs, which no tokenizer can take, are replaced."""
+    if not text.strip():
+        counts["empty-text"] += 1
+    if "\0" in text:
+        counts["nul"] += 1
+    if not text.isascii() and _SURROGATE.search(text):
+        counts["surrogates"] += 1
+        return _SURROGATE.sub("\ufffd", text)
+    return text
+
+
+def settle_bad_rows(bad: Sequence[BadRow], on_bad_rows: str) -> tuple[Note, ...]:
+    """Refuse bad rows, or count them where the user said to drop them.
+
+    Args:
+        bad: all bad rows of all splits.
+        on_bad_rows: ``error`` or ``drop``.
+
+    Returns:
+        At most one note.
+
+    Raises:
+        DataError: there are bad rows and they are not to be dropped; the first ten are listed with file and line.
+    """
+    if not bad:
+        return ()
+    listed = [f"  {row.place}: {row.message}" for row in bad[:_SHOWN]]
+    if len(bad) > _SHOWN:
+        listed.append(f"  and {len(bad) - _SHOWN} more")
+    if on_bad_rows == "error":
+        count = "1 row" if len(bad) == 1 else f"{len(bad)} rows"
+        raise DataError(
+            "\n".join([f"{count} cannot be used:", *listed]), "mend them, or leave them out with data.on_bad_rows=drop"
+        )
+    return (
+        Note(
+            kind="dropped-rows",
+            message=f"{len(bad)} unusable rows were left out, first: {listed[0].strip()}",
+            count=len(bad),
+        ),
+    )
+
+
+def count_notes(counts: Counter[str]) -> list[Note]:
+    """The notes for what was odd about single texts."""
+    messages = {
+        "empty-text": "texts are empty or blank; they are kept as they are",
+        "nul": "texts hold a NUL character; they are kept as they are",
+        "surrogates": "texts held half a surrogate pair, replaced by U+FFFD",
+    }
+    return [
+        Note(kind=kind, message=f"{counts[kind]} {text}", count=counts[kind])
+        for kind, text in messages.items()
+        if counts[kind]
+    ]
+
+
+def text_key(texts: Texts) -> Texts:
+    """What two texts (or pairs, in order) must share to count as the same: the text up to Unicode form and blanks."""
+    return tuple(" ".join((text if text.isascii() else unicodedata.normalize("NFC", text)).split()) for text in texts)
+
+
+def repeat_notes(rows: dict[str, Rows]) -> list[Note]:
+    """Count repeats inside train, texts with several labels, and texts that two splits share."""
+    notes: list[Note] = []
+    labels_of: defaultdict[Texts, set[str]] = defaultdict(set)
+    train = rows["train"]
+    for texts, label in zip(train.texts, train.labels, strict=True):
+        labels_of[text_key(texts)].add(label)
+    repeated = len(train) - len(labels_of)
+    if repeated:
+        notes.append(
+            Note(kind="duplicates", message=f"{repeated} rows of train repeat the text of another row", count=repeated)
+        )
+    conflicting = sum(len(labels) > 1 for labels in labels_of.values())
+    if conflicting:
+        message = f"{conflicting} texts occur in train with more than one label"
+        notes.append(Note(kind="conflicting-labels", message=message, count=conflicting))
+    for split in ("validation", "test"):
+        if split in rows:
+            shared = sum(text_key(texts) in labels_of for texts in rows[split].texts)
+            if shared:
+                message = f"{shared} of {len(rows[split])} {split} texts are also in train"
+                notes.append(Note(kind=f"overlap-{split}", message=message, count=shared))
+    if "validation" in rows and "test" in rows:
+        keys = {text_key(texts) for texts in rows["validation"].texts}
+        shared = sum(text_key(texts) in keys for texts in rows["test"].texts)
+        if shared:
+            message = f"{shared} of {len(rows['test'])} test texts are also in validation"
+            notes.append(Note(kind="overlap-validation-test", message=message, count=shared))
+    return notes
+
+
+def as_number(label: str) -> float | None:
+    """The finite number that a label spells in plain decimal notation, else None."""
+    if not re.fullmatch(r"\s*[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d+)?\s*", label, re.ASCII):
+        return None
+    value = float(label)
+    return value if math.isfinite(value) else None

@@ -1,0 +1,106 @@
+"""Which columns hold the text and the label: as given, as a card says, or by the usual names."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+
+from remora.errors import DataError
+
+PAIRS = (
+    ("sentence1", "sentence2"),
+    ("premise", "hypothesis"),
+    ("question1", "question2"),
+    ("question", "passage"),
+    ("question", "sentence"),
+    ("text1", "text2"),
+    ("text_a", "text_b"),
+)
+SINGLES = (
+    "text", "sentence", "review", "tweet", "message", "content", "comment", "utterance", "body", "document", "question",
+)  # fmt: skip
+LABELS = ("label", "labels", "class", "category", "intent", "sentiment", "target", "score", "rating")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Columns:
+    """The text column, or the two of a pair, and the label column."""
+
+    text: tuple[str, ...]
+    label: str
+
+
+def find_columns(
+    names: Mapping[str, Sequence[str]], text: Sequence[str] | None = None, label: str | None = None
+) -> Columns:
+    """Find the columns that every split has.
+
+    Args:
+        names: split name to its column names; all splits must agree on the columns used.
+        text: the text columns when given.
+        label: the label column when given.
+
+    Returns:
+        The columns.
+
+    Raises:
+        DataError: a given column is missing, the usual names are not there, or a split lacks a column of train's.
+    """
+    train = list(names["train"])
+    for wanted in (*(text or ()), *([label] if label else ())):
+        _require(wanted, names)
+    if text is not None and (len(text) not in (1, 2) or len(set(text)) != len(text)):
+        raise DataError(
+            f"data.text names {len(text)} columns: {', '.join(text)}",
+            "give one text column, or two different ones for a pair",
+        )
+    found_label = label or _find_label(train, text or ())
+    found_text = tuple(text) if text else _find_text([name for name in train if name != found_label], train)
+    if found_label in found_text:
+        raise DataError(f"column {found_label!r} is both text and label", "set data.text and data.label")
+    for name in (*found_text, found_label):
+        _require(name, names)
+    return Columns(text=found_text, label=found_label)
+
+
+def _require(wanted: str, names: Mapping[str, Sequence[str]]) -> None:
+    for split, columns in names.items():
+        if wanted not in columns:
+            near = get_close_matches(wanted, columns, n=1)
+            hint = (
+                f"did you mean {near[0]!r}?" if near else f"set data.text and data.label; there are {_listed(columns)}"
+            )
+            raise DataError(f"{split}: there is no column {wanted!r}", hint)
+
+
+def _listed(columns: Iterable[str]) -> str:
+    return ", ".join(map(repr, columns)) or "none"
+
+
+def _find_label(columns: Sequence[str], text: Sequence[str]) -> str:
+    by_name = {name.strip().lower(): name for name in columns if name not in text}
+    for usual in LABELS:
+        if usual in by_name:
+            return by_name[usual]
+    rest = [name for name in columns if name not in text]
+    if text and len(rest) == 1:
+        return rest[0]
+    raise DataError(
+        f"no label column found among {_listed(columns)}",
+        "set data.label=COLUMN; unlabelled text cannot be trained on, and the first line of CSV and TSV names columns",
+    )
+
+
+def _find_text(candidates: Sequence[str], columns: Sequence[str]) -> tuple[str, ...]:
+    by_name = {name.strip().lower(): name for name in candidates}
+    for pair in PAIRS:
+        if all(name in by_name for name in pair):
+            return tuple(by_name[name] for name in pair)
+    for usual in SINGLES:
+        if usual in by_name:
+            return (by_name[usual],)
+    if len(candidates) == 1:
+        return (candidates[0],)
+    raise DataError(
+        f"no text column found among {_listed(columns)}",
+        "set data.text=COLUMN, or data.text=[FIRST,SECOND] for a pair",
+    )

@@ -1,0 +1,234 @@
+"""A data set ready for training: checked rows in three named, hashed splits, and what is worth knowing about them."""
+
+import hashlib
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from remora.config.schema import DataConfig
+from remora.data.cards import Card, load_card
+from remora.data.check import Checked, Note, check_split, count_notes, repeat_notes, settle_bad_rows
+from remora.data.columns import Columns, find_columns
+from remora.data.hub import read_hub
+from remora.data.labels import Labels, decide_labels
+from remora.data.metric_names import choose_metrics
+from remora.data.partition import Part, partition
+from remora.data.read import read_table
+from remora.data.sources import find_files
+from remora.data.table import Table
+from remora.errors import DataError
+
+__all__ = ["Dataset", "Note", "Split", "assemble", "load_dataset"]
+
+TaskName = Literal["classification", "regression"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Split:
+    """One part of a data set.
+
+    Args:
+        name: ``train``, ``validation`` or ``test``.
+        texts: per row one text, or two for a pair.
+        labels: per row a class name (str) or a number (float).
+        source: where the rows come from, in words.
+        hash: SHA-256 over texts and labels in order, hexadecimal.
+    """
+
+    name: str
+    texts: tuple[tuple[str, ...], ...]
+    labels: tuple[str | float, ...]
+    source: str
+    hash: str
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dataset:
+    """Labelled text in three splits.
+
+    Args:
+        name: of the file, folder, card or Hub id.
+        task: ``classification`` or ``regression``.
+        text_columns: one name, or two for a pair.
+        label_column: the label's column.
+        label_names: the classes, sorted; empty for regression. Class index = position here.
+        metric: the headline metric.
+        metrics: all metrics, headline first.
+        positive: the class of the metric ``f1``; None without one.
+        splits: ``train``, ``validation`` and ``test``.
+        notes: counted remarks, also on rows beyond the limits.
+        card: the name of the card that applied, or None.
+        hash: SHA-256 over the splits' hashes, the task and the classes.
+    """
+
+    name: str
+    task: TaskName
+    text_columns: tuple[str, ...]
+    label_column: str
+    label_names: tuple[str, ...]
+    metric: str
+    metrics: tuple[str, ...]
+    positive: str | None
+    splits: Mapping[str, Split]
+    notes: tuple[Note, ...]
+    card: str | None
+    hash: str
+
+    @property
+    def train(self) -> Split:
+        """The training rows."""
+        return self.splits["train"]
+
+    @property
+    def validation(self) -> Split:
+        """The rows that choose hyperparameters."""
+        return self.splits["validation"]
+
+    @property
+    def test(self) -> Split:
+        """The rows that are looked at once, at the end."""
+        return self.splits["test"]
+
+    def label_counts(self, split: str) -> dict[str, int]:
+        """Rows per class of a split, in the order of ``label_names``; empty for regression."""
+        counts = Counter(self.splits[split].labels)
+        return {name: counts[name] for name in self.label_names}
+
+
+def load_dataset(config: DataConfig) -> Dataset:
+    """Read, check, split and limit a data set.
+
+    Args:
+        config: where the data are and how to read them.
+
+    Returns:
+        The data set.
+
+    Raises:
+        DataError: files, columns, rows or labels that cannot be used; all bad rows are known before this returns.
+        ResourceError: a Hub id without the extra ``hub``.
+    """
+    files = find_files(config)
+    if files is None:
+        name, hub_tables, card = read_hub(config)
+        return assemble(name, hub_tables, config, card)
+    tables = {split: [read_table(path) for path in paths] for split, paths in files.splits.items()}
+    return assemble(files.name, tables, config, load_card(files.card) if files.card else None)
+
+
+def assemble(name: str, tables: Mapping[str, Sequence[Table]], config: DataConfig, card: Card | None) -> Dataset:
+    """Make a data set of tables that are in memory.
+
+    Args:
+        name: the data set's name.
+        tables: split name to tables; ``train`` at least. Missing splits are cut from train.
+        config: columns, task, limits.
+        card: a card that applies if its columns and classes fit, or None.
+
+    Returns:
+        The data set.
+
+    Raises:
+        DataError: columns, rows or labels that cannot be used.
+    """
+    names = {split: _shared_columns(split, group) for split, group in tables.items()}
+    notes: list[Note] = []
+    if card and not _columns_fit(card, names, config):
+        notes.append(
+            Note(kind="card", message=f"the card {card.name!r} does not fit the columns and is not used", count=1)
+        )
+        card = None
+    columns = (
+        find_columns(names, config.text or card.text, config.label or card.label)
+        if card
+        else find_columns(names, config.text, config.label)
+    )
+    checked = Checked()
+    for split, group in tables.items():
+        check_split(checked, split, group, columns)
+    notes += [*settle_bad_rows(checked.bad, config.on_bad_rows), *count_notes(checked.counts)]
+    for split, rows in checked.rows.items():
+        if not len(rows):
+            raise DataError(f"{split} ({tables[split][0].source}): no usable rows")
+    wanted = card.task if card and config.task == "auto" else config.task
+    labels = decide_labels(checked.rows, wanted, config.on_bad_rows)
+    if card and card.labels and labels.task == "classification" and set(card.labels) != set(labels.names):
+        notes.append(Note(kind="card", message=f"the card {card.name!r} has other classes and is not used", count=1))
+        card = None
+    notes += labels.notes
+    notes += repeat_notes(checked.rows)
+    parts, part_notes = partition(
+        checked.rows, labels, config, {split: group[0].source for split, group in tables.items()}
+    )
+    notes += part_notes
+    return _finish(name, columns, labels, parts, config, card, notes)
+
+
+def _finish(
+    name: str,
+    columns: Columns,
+    labels: Labels,
+    parts: Mapping[str, Part],
+    config: DataConfig,
+    card: Card | None,
+    notes: Sequence[Note],
+) -> Dataset:
+    positive = card.positive if card and card.positive in labels.names else None
+    metrics = choose_metrics(
+        task=labels.task,
+        wanted=config.metric,
+        card=(card.metric, *card.metrics) if card and card.task == labels.task else (),
+        label_names=labels.names,
+        positive=positive,
+    )
+    splits = {
+        split: Split(
+            name=split, texts=part.texts, labels=part.labels, source=part.source, hash=_hash(part.texts, part.labels)
+        )
+        for split, part in parts.items()
+    }
+    digest = hashlib.sha256(
+        "\n".join([labels.task, *labels.names, *(split.hash for split in splits.values())]).encode()
+    )
+    return Dataset(
+        name=name,
+        task=labels.task,
+        text_columns=columns.text,
+        label_column=columns.label,
+        label_names=labels.names,
+        metric=metrics[0],
+        metrics=metrics,
+        positive=positive,
+        splits=splits,
+        notes=tuple(notes),
+        card=card.name if card else None,
+        hash=digest.hexdigest(),
+    )
+
+
+def _hash(texts: Sequence[tuple[str, ...]], labels: Sequence[str | float]) -> str:
+    digest = hashlib.sha256()
+    for row, label in zip(texts, labels, strict=True):
+        for part in (*row, label if isinstance(label, str) else repr(label)):
+            data = part.encode()
+            digest.update(len(data).to_bytes(8, "little") + data)
+    return digest.hexdigest()
+
+
+def _shared_columns(split: str, tables: Sequence[Table]) -> list[str]:
+    """The columns of a split, which all its files must have."""
+    first = list(tables[0].columns)
+    for table in tables[1:]:
+        if set(table.columns) != set(first):
+            raise DataError(f"{split}: {table.source} has other columns than {tables[0].source}")
+    return first
+
+
+def _columns_fit(card: Card, names: Mapping[str, Sequence[str]], config: DataConfig) -> bool:
+    wanted = (*(config.text or card.text), config.label or card.label)
+    fits = all(name in columns for columns in names.values() for name in wanted)
+    return fits and (config.text or card.text) == card.text and (config.label or card.label) == card.label

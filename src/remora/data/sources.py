@@ -1,0 +1,129 @@
+"""From ``data.path`` to files: which file is which split, whether one file must be cut, which card may apply."""
+
+import re
+from collections import defaultdict
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+
+from remora.config.schema import DataConfig
+from remora.data.cards import card_names, embedded_folder
+from remora.data.read import SUFFIXES, data_suffix
+from remora.errors import DataError
+
+SPLITS = ("train", "validation", "test")
+_WORDS = {
+    "train": "train",
+    "training": "train",
+    "validation": "validation",
+    "valid": "validation",
+    "val": "validation",
+    "dev": "validation",
+    "test": "test",
+    "testing": "test",
+}
+_SHARD = re.compile(r"-\d+-of-\d+$")
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?(:[\w.-]+)?")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Files:
+    """The data files of each split.
+
+    Args:
+        name: the data set's name.
+        splits: split name to its files, ``train`` at least.
+        card: the name of the card that may apply, if its columns fit.
+    """
+
+    name: str
+    splits: dict[str, tuple[Path, ...]]
+    card: str | None
+
+
+def find_files(config: DataConfig) -> Files | None:
+    """Find the files that ``data.path`` and the explicit splits mean.
+
+    Args:
+        config: the data settings.
+
+    Returns:
+        The files, or None when the path names a card without rows or a Hub id (see `remora.data.hub`).
+
+    Raises:
+        DataError: nothing is there, a folder has no data files, or two files claim one split.
+    """
+    path = Path(config.path).expanduser()
+    explicit = {split: value for split in SPLITS if (value := getattr(config, split)) is not None}
+    if not path.exists() and "/" not in config.path:
+        embedded = embedded_folder(config.path)
+        path = embedded or path
+    name = _name(path)
+    if path.is_dir():
+        try:
+            splits = _in_folder(path)
+        except DataError:
+            if "train" not in explicit:
+                raise
+            splits = {}
+        for split, value in explicit.items():
+            splits[split] = (_explicit(split, value, path),)
+        return Files(name=name, splits=splits, card=name if name in card_names() else None)
+    if path.is_file():
+        splits = {"train": (path,)}
+        for split, value in explicit.items():
+            splits[split] = (_explicit(split, value, path.parent),)
+        return Files(name=name, splits=splits, card=name if name in card_names() else None)
+    if config.path in card_names() or _HUB_ID.fullmatch(config.path):
+        return None
+    raise DataError(f"data.path: {config.path}: no such file, folder, data set card or Hub id", _nearby(path))
+
+
+def _name(path: Path) -> str:
+    name = path.resolve().name
+    suffix = data_suffix(path)
+    return name.lower().removesuffix(".gz").removesuffix(suffix) if suffix else name
+
+
+def _explicit(split: str, value: str, folder: Path) -> Path:
+    for path in (folder / value, Path(value).expanduser()):
+        if path.is_file():
+            return path
+    raise DataError(f"data.{split}: {value}: no such file, neither here nor in {folder}", _nearby(folder / value))
+
+
+def _nearby(path: Path) -> str:
+    """A hint that names a file or card with a similar name."""
+    siblings = [item.name for item in path.parent.iterdir()] if path.parent.is_dir() else []
+    near = get_close_matches(path.name, [*siblings, *card_names()], n=1)
+    if near:
+        return f"did you mean {path.parent / near[0] if near[0] in siblings else near[0]}?"
+    return f"give a file, a folder, OWNER/NAME on the Hub, or one of {', '.join(card_names())}"
+
+
+def _in_folder(folder: Path) -> dict[str, tuple[Path, ...]]:
+    paths = sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith(".") and data_suffix(p))
+    if not paths:
+        raise DataError(f"{folder}: no data files in this folder", f"put train{SUFFIXES[0]} or the like there")
+    exact: defaultdict[str, list[Path]] = defaultdict(list)
+    loose: defaultdict[str, list[Path]] = defaultdict(list)
+    for path in paths:
+        stem = _SHARD.sub("", _name(path).lower())
+        if stem in _WORDS:
+            exact[_WORDS[stem]].append(path)
+        else:
+            words = {_WORDS[word] for word in re.split(r"[-_. ]+", stem) if word in _WORDS}
+            if len(words) == 1:
+                loose[words.pop()].append(path)
+    # `train.csv` is preferred over `tweets_train.csv`; mixing the two could join files that do not belong together.
+    found = exact if "train" in exact else loose
+    for split, claimants in found.items():
+        if len(claimants) > 1 and not all(_SHARD.search(_name(path).lower()) for path in claimants):
+            listed = ", ".join(path.name for path in claimants)
+            raise DataError(f"{folder}: several files could be {split}: {listed}", f"say which: data.{split}=FILE")
+    if "train" in found:
+        return {split: tuple(found[split]) for split in SPLITS if split in found}
+    if len(paths) == 1 and not exact and not loose:
+        return {"train": (paths[0],)}
+    listed = ", ".join(path.name for path in paths)
+    raise DataError(f"{folder}: no training file among {listed}", "name it train.*, or set data.train=FILE")

@@ -1,0 +1,134 @@
+"""What every kind of task says: how many outputs the head has, its loss, what logits mean, how they are scored."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from remora.data.dataset import Dataset, Split
+
+if TYPE_CHECKING:
+    import torch
+
+Array = npt.NDArray[Any]
+# B rows, C outputs
+
+
+class Task(ABC):
+    """One kind of task, bound to the classes and metrics of a data set.
+
+    Tasks with one text per example and tasks with a pair do not differ here: the tokenizer joins the pair.
+    """
+
+    name: ClassVar[str]
+    metrics_names: tuple[str, ...]
+    """The metrics reported, headline first."""
+
+    @property
+    def headline(self) -> str:
+        """The metric that decides."""
+        return self.metrics_names[0]
+
+    @property
+    @abstractmethod
+    def num_outputs(self) -> int:
+        """How many logits the head has."""
+
+    @abstractmethod
+    def targets(self, split: Split) -> Array:
+        """The labels of a split as numbers.
+
+        Args:
+            split: of the data set this task is bound to.
+
+        Returns:
+            Class indices (B,) int64, or numbers (B,) float32.
+        """
+
+    @abstractmethod
+    def loss(self, logits_BC: "torch.Tensor", targets_B: "torch.Tensor") -> "torch.Tensor":
+        """The loss of every example by itself; the loop takes the mean.
+
+        Args:
+            logits_BC: head outputs (B, C), any float type; the loss is computed in float32 at least.
+            targets_B: what `targets` gives, as a tensor (B,).
+
+        Returns:
+            Losses (B,).
+        """
+
+    @abstractmethod
+    def decode(self, logits_BC: Array) -> list[str] | list[float]:
+        """Predictions in the data set's own terms.
+
+        Args:
+            logits_BC: head outputs (B, C).
+
+        Returns:
+            Class names, or numbers, (B,).
+        """
+
+    @abstractmethod
+    def metrics(self, targets_B: Array, logits_BC: Array) -> dict[str, float]:
+        """All metrics as fractions (correlations as they are), headline first; never NaN.
+
+        Args:
+            targets_B: what `targets` gives (B,).
+            logits_BC: head outputs (B, C).
+
+        Returns:
+            Metric name to value.
+        """
+
+    @abstractmethod
+    def is_constant(self, logits_BC: Array) -> bool:
+        """Whether all predictions are the same: correlations are undefined then (counted as 0), the model useless."""
+
+
+def ordered(values: dict[str, float], names: Sequence[str]) -> dict[str, float]:
+    """The values with the named ones first, in that order."""
+    return {name: values[name] for name in dict.fromkeys((*names, *values)) if name in values}
+
+
+def finite(logits_BC: Array) -> Array:
+    """Logits as float64 without NaN or infinities, so that a diverged trial is scored as the failure it is."""
+    return np.nan_to_num(np.asarray(logits_BC, dtype=np.float64), nan=0.0, posinf=1e30, neginf=-1e30)
+
+
+def task_for(dataset: Dataset) -> Task:
+    """The task of a data set.
+
+    Args:
+        dataset: decides kind, classes and metrics.
+
+    Returns:
+        The task.
+    """
+    return make_task(dataset.task, label_names=dataset.label_names, metrics=dataset.metrics, positive=dataset.positive)
+
+
+def make_task(
+    kind: str, *, label_names: Sequence[str], metrics: Sequence[str] = (), positive: str | None = None
+) -> Task:
+    """A task from what an adapter's card records, without the data set.
+
+    Args:
+        kind: ``classification`` or ``regression``.
+        label_names: the classes in the order of the head's outputs; empty for regression.
+        metrics: metric names, headline first.
+        positive: the class of the metric ``f1``, if any.
+
+    Returns:
+        The task.
+    """
+    from remora.tasks.classification import Classification
+    from remora.tasks.regression import Regression
+
+    assert kind in ("classification", "regression"), kind
+    if kind == "regression":
+        return Regression(metrics_names=tuple(metrics) or ("pearson",))
+    return Classification(
+        label_names=tuple(label_names), metrics_names=tuple(metrics) or ("accuracy",), positive=positive
+    )
