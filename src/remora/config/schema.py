@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
 StudyKind = Literal["compare", "train", "sweep"]
 TaskKind = Literal["auto", "classification", "regression"]
@@ -122,11 +122,12 @@ class StudyConfig(Settings):
     protocol: ProtocolConfig = ProtocolConfig()
     engine: EngineConfig = EngineConfig()
 
-    @model_validator(mode="after")
-    def _labels_differ(self) -> "StudyConfig":
+    @field_validator("methods")
+    @classmethod
+    def _labels_differ(cls, methods: tuple[MethodEntry, ...]) -> tuple[MethodEntry, ...]:
         seen: set[str] = set()
-        for entry in self.methods:
+        for entry in methods:
             if entry.row_label in seen:
                 raise ValueError(f"two methods have the label {entry.row_label!r}; give one of them another `label`")
             seen.add(entry.row_label)
-        return self
+        return methods

@@ -8,7 +8,7 @@ from typing import Any
 from remora.config.yaml12 import Path, YamlError, parse_text, parse_value
 from remora.errors import ConfigError
 
-_SHORTHAND = {"model": "id", "data": "path"}
+SHORTHAND = {"model": "id", "data": "path"}
 """Sections that may be written as one word, and the setting that the word is."""
 
 
@@ -121,7 +121,7 @@ def _assign(values: object, parts: list[str], value: object) -> Path | None:
             here[key] = value
         elif isinstance(here, dict) and here.get(part) is None:
             here[part] = {}
-        elif depth == 0 and part in _SHORTHAND and isinstance(here[key], str):
-            here[key] = {_SHORTHAND[part]: here[key]}
+        elif depth == 0 and part in SHORTHAND and isinstance(here[key], str):
+            here[key] = {SHORTHAND[part]: here[key]}
         here = here[key]
     return tuple(path)
