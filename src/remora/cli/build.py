@@ -1,13 +1,15 @@
 """From options to a study: the command line says the same things as a study file, so both go through one gate."""
 
+import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from remora.cli.console import parse_duration
-from remora.config.load import apply_overrides, build_study, load_yaml
+from remora.config.load import build_study, load_yaml
 from remora.config.methods_arg import parse_methods
-from remora.config.schema import MethodEntry, StudyConfig, StudyKind
+from remora.config.schema import DataConfig, MethodEntry, StudyConfig, StudyKind
+from remora.config.tree import Tree, apply_overrides
 from remora.errors import ConfigError
 
 RECIPES = Path(__file__).resolve().parents[1] / "recipes"
@@ -40,6 +42,12 @@ def read_methods(text: str) -> tuple[MethodEntry, ...]:
     return parse_methods(text, tuple(method.name for method in list_methods()))
 
 
+def model_settings(model: str) -> dict[str, object]:
+    """Split ``--model`` into id and revision; a path that exists is taken whole."""
+    name, _, revision = (model, "", "") if Path(model).exists() else model.partition("@")
+    return {"id": name, "revision": revision} if revision else {"id": name}
+
+
 def options_tree(
     *,
     kind: StudyKind,
@@ -57,11 +65,10 @@ def options_tree(
         methods: rows asked for; none means all methods.
         protocol: settings of the protocol that were given.
     """
-    name, _, revision = model.partition("@") if not Path(model).exists() else (model, "", "")
     tree: dict[str, object] = {
         "name": study_name(model, data),
         "kind": kind,
-        "model": {"id": name, **({"revision": revision} if revision else {})},
+        "model": model_settings(model),
         "data": {"path": data},
         "protocol": dict(protocol or {}),
     }
@@ -102,3 +109,95 @@ def find_study_file(name: str) -> Path:
             f"there is no study file {name}", "give the path of a YAML file, or recipe:NAME (see: remora list recipes)"
         )
     return path
+
+
+def finish_tree(tree: Mapping[str, object] | Tree, overrides: Sequence[str]) -> StudyConfig:
+    """Apply ``KEY=VALUE`` settings and check everything at once.
+
+    Raises:
+        ConfigError: anything that cannot be right; all of it in one message.
+    """
+    return check_study(apply_overrides(tree, overrides), "command line")
+
+
+def load_study(
+    name: str,
+    overrides: Sequence[str] = (),
+    *,
+    model: str | None = None,
+    data: str | None = None,
+    protocol: Mapping[str, object] | None = None,
+) -> StudyConfig:
+    """Read ``study.yaml`` or ``recipe:NAME`` and put what the command line says on top.
+
+    Args:
+        name: the file or recipe.
+        overrides: ``KEY=VALUE`` settings; they win over everything.
+        model: replaces the base model.
+        data: replaces the data.
+        protocol: settings of the protocol that options gave.
+
+    Raises:
+        ConfigError: no such file, or anything in it that cannot be right.
+    """
+    path = find_study_file(name)
+    settings = {f"protocol.{key}": value for key, value in (protocol or {}).items()}
+    settings |= {f"model.{key}": value for key, value in (model_settings(model) if model else {}).items()}
+    settings |= {"data.path": data} if data else {}
+    # JSON quotes text, so that a folder called 2024 stays text.
+    given = [f"{key}={json.dumps(value)}" for key, value in settings.items()]
+    return check_study(apply_overrides(load_yaml(path), [*given, *overrides]), str(path))
+
+
+def check_study(tree: Tree, origin: str) -> StudyConfig:
+    """Check a study and the settings of every method in it.
+
+    Args:
+        tree: the settings.
+        origin: named in messages where a setting has no place of its own.
+
+    Raises:
+        ConfigError: all that is wrong, in one message.
+    """
+    from remora.methods.registry import get_method, list_methods
+
+    known = [method.name for method in list_methods()]
+    problems: list[str] = []
+    study: StudyConfig | None = None
+    try:
+        study = build_study(tree, origin, known)
+        entries = study.methods
+    except ConfigError as error:
+        problems.append(error.message)
+        entries = _readable_methods(tree)
+    for index, entry in enumerate(entries):
+        if entry.id in known:
+            try:
+                get_method(entry.id, entry.settings)
+            except ConfigError as error:
+                place = tree.place(("methods", index)) or origin
+                problems.append(f"{place}: methods.{index}: {error.message} ({error.hint})")
+    if study is None or problems:
+        raise ConfigError("\n".join(problems), "remora list methods --json shows the settings of each method")
+    return study
+
+
+def _readable_methods(tree: Tree) -> tuple[MethodEntry, ...]:
+    """The methods of a study that has faults elsewhere; none when the faults are in the methods."""
+    try:
+        return build_study({"model": "any", "data": "any", "methods": tree.values.get("methods", [])}).methods
+    except ConfigError:
+        return ()
+
+
+def data_settings(data: str, overrides: Sequence[str]) -> DataConfig:
+    """The data section alone, from ``--data`` and ``data.KEY=VALUE`` settings.
+
+    Raises:
+        ConfigError: a setting that is not about data or cannot be right.
+    """
+    strangers = [override for override in overrides if not override.startswith("data.")]
+    if strangers:
+        raise ConfigError(f"{strangers[0]!r} is no setting of the data", "name it like data.label=category")
+    # A study needs a model; which one does not matter to the data.
+    return build_study(apply_overrides({"model": "any", "data": {"path": data}}, overrides), "command line").data

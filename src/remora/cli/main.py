@@ -61,7 +61,7 @@ def run_cli(args: list[str] | None = None) -> int:
         The exit code.
     """
     try:
-        code = cli.main(args=args, standalone_mode=False)
+        code = cli.main(args=args, prog_name="remora", standalone_mode=False)
         return code if isinstance(code, int) else 0
     except RemoraError as error:
         return _print_error(error)

@@ -153,6 +153,7 @@ class LiveProgress:
         if self.board.name and self.board.done:
             took = format_seconds(self.board.clock() - self.board.since)
             self._console.print(Text(f"{self.board.name}: {self.board.done}/{self.board.total} trials in {took}"))
+            self.board.name = ""
 
 
 class LineProgress:

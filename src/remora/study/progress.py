@@ -46,5 +46,5 @@ class Progress(Protocol):
         ...
 
     def finished(self) -> None:
-        """The study ended; called exactly once, also after an error."""
+        """The study ended, well or not; may be called more than once."""
         ...

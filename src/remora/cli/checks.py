@@ -1,0 +1,220 @@
+"""What `remora doctor` looks at; each check gives one line and, where it found something, what to do about it."""
+
+import importlib.metadata
+import os
+import platform
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from remora.cli.console import format_bytes
+from remora.errors import RemoraError
+from remora.paths import cache_dir
+
+if TYPE_CHECKING:
+    import torch
+
+Verdict = Literal["ok", "warning", "failed"]
+
+FLOORS = {"torch": (2, 10), "transformers": (5, 3), "safetensors": (0, 8)}
+MIN_MEMORY = 2 * 2**30
+MIN_DISK = 1 * 2**30
+# A base linear layer of a small encoder over one pass: rows, in and out features.
+ROWS, IN_FEATURES, OUT_FEATURES = 1600, 384, 1536
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check:
+    """One line of the doctor.
+
+    Args:
+        name: what was looked at.
+        verdict: ok, warning (works, but worse than it could) or failed.
+        found: what was found.
+        hint: what to do; empty when nothing.
+    """
+
+    name: str
+    verdict: Verdict
+    found: str
+    hint: str = ""
+
+
+def check_version(package: str) -> Check:
+    """Compare an installed package with the oldest version Remora supports."""
+    floor = FLOORS[package]
+    version = importlib.metadata.version(package)
+    numbers = tuple(int(part) for part in version.split("+")[0].split(".")[:2] if part.isdigit())
+    wanted = ".".join(str(part) for part in floor)
+    if numbers < floor:
+        return Check(
+            name=package,
+            verdict="failed",
+            found=f"{version}, older than {wanted}",
+            hint=f"pip install '{package}>={wanted}'",
+        )
+    return Check(name=package, verdict="ok", found=f"{version} (needs {wanted} or newer)")
+
+
+def check_device() -> Check:
+    """Which processor the engine would use."""
+    import torch
+
+    if torch.cuda.is_available():
+        properties = torch.cuda.get_device_properties(0)
+        found = f"{properties.name}, {format_bytes(properties.total_memory)}, CUDA {torch.version.cuda}"
+        return Check(name="device", verdict="ok", found=found)
+    capability = torch.backends.cpu.get_cpu_capability()
+    return Check(name="device", verdict="ok", found=f"CPU ({platform.machine()}, {capability}), no CUDA device")
+
+
+def gflops(product: Callable[[], object], *, seconds: float = 0.25) -> float:
+    """Speed of a product of `ROWS` x `IN_FEATURES` x `OUT_FEATURES`, in 10^9 operations per second.
+
+    Args:
+        product: computes it once.
+        seconds: how long to measure, after one call to warm up.
+    """
+    product()
+    best, stop = float("inf"), time.perf_counter() + seconds
+    while time.perf_counter() < stop:
+        start = time.perf_counter()
+        product()
+        best = min(best, time.perf_counter() - start)
+    return 2 * ROWS * IN_FEATURES * OUT_FEATURES / best / 1e9
+
+
+def matmul_speed(dtype: "torch.dtype", threads: int) -> float:
+    """Measure a matrix product on the CPU with a number of threads; the number set before is restored."""
+    import torch
+
+    rng = torch.Generator().manual_seed(0)
+    x = torch.randn(ROWS, IN_FEATURES, generator=rng).to(dtype)
+    w = torch.randn(OUT_FEATURES, IN_FEATURES, generator=rng).to(dtype)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        with torch.no_grad():
+            return gflops(lambda: torch.nn.functional.linear(x, w))
+    finally:
+        torch.set_num_threads(before)
+
+
+def check_precision() -> Check:
+    """Which precision to store the base in on this CPU, by measurement."""
+    import torch
+
+    full, half = matmul_speed(torch.float32, 1), matmul_speed(torch.bfloat16, 1)
+    speeds = f"matrix products on one thread: bfloat16 {half:.0f}, float32 {full:.0f} GFLOP/s"
+    if half > 1.2 * full:
+        return Check(name="precision", verdict="ok", found=f"bfloat16 base, {half / full:.1f} times as fast; {speeds}")
+    return Check(name="precision", verdict="ok", found=f"float32 base, bfloat16 is no faster here; {speeds}")
+
+
+def check_threads() -> Check:
+    """One process per core or one process with all cores, by measurement."""
+    import torch
+
+    cores = available_cores()
+    if cores == 1:
+        return Check(name="threads", verdict="ok", found="one core: one worker with one thread")
+    one, many = matmul_speed(torch.float32, 1), matmul_speed(torch.float32, cores)
+    gain = many / one
+    found = (
+        f"{cores} cores: {cores} workers with one thread each; {cores} threads speed one product up {gain:.1f} times"
+    )
+    return Check(name="threads", verdict="ok", found=found)
+
+
+def available_cores() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0)) if platform.system() == "Linux" else os.cpu_count() or 1
+
+
+def check_memory() -> Check:
+    """Free main memory."""
+    import psutil
+
+    memory = psutil.virtual_memory()
+    found = f"{format_bytes(memory.available)} free of {format_bytes(memory.total)}"
+    if memory.available < MIN_MEMORY:
+        return Check(name="memory", verdict="warning", found=found, hint="close programs, or set engine.workers=1")
+    return Check(name="memory", verdict="ok", found=found)
+
+
+def check_disk(folder: Path) -> Check:
+    """Free disk where run directories go."""
+    free = shutil.disk_usage(folder).free
+    found = f"{format_bytes(free)} free in {folder}"
+    if free < MIN_DISK:
+        return Check(
+            name="disk", verdict="warning", found=found, hint="full fine-tuning stores whole models; free some space"
+        )
+    return Check(name="disk", verdict="ok", found=found)
+
+
+def check_cache() -> Check:
+    """Whether the cache folder can be written."""
+    try:
+        folder = cache_dir()
+        probe = folder / f".doctor-{os.getpid()}"
+        probe.write_text("ok")
+        probe.unlink()
+    except OSError as error:
+        return Check(
+            name="cache", verdict="failed", found=str(error), hint="set REMORA_CACHE to a folder you can write to"
+        )
+    return Check(name="cache", verdict="ok", found=str(folder))
+
+
+def check_demo_model() -> Check:
+    """Whether the model of the demo is installed."""
+    from remora.models.files import ALIASES
+
+    alias = ALIASES["minilm"]
+    try:
+        version = importlib.metadata.version(alias.distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return Check(name="minilm", verdict="warning", found="not installed; the demo needs it", hint=alias.install)
+    return Check(name="minilm", verdict="ok", found=f"{alias.distribution} {version}")
+
+
+def check_training() -> Check:
+    """Train LoRA on a tiny random BERT for two steps through the engine."""
+    from remora.engine.selftest import train_tiny
+
+    start = time.perf_counter()
+    try:
+        loss, grad_norm = train_tiny()
+    except (RemoraError, RuntimeError, ValueError) as error:
+        return Check(
+            name="training",
+            verdict="failed",
+            found=f"a step on a tiny model failed: {error}",
+            hint="reinstall torch and transformers",
+        )
+    took = time.perf_counter() - start
+    found = f"two LoRA steps on a tiny BERT: loss {loss:.3f}, gradient norm {grad_norm:.3f}, {took:.1f} s"
+    return Check(name="training", verdict="ok", found=found)
+
+
+def all_checks(folder: Path) -> list[Callable[[], Check]]:
+    """The checks in the order shown.
+
+    Args:
+        folder: where run directories would go.
+    """
+    return [
+        *(lambda package=package: check_version(package) for package in FLOORS),
+        check_device,
+        check_precision,
+        check_threads,
+        check_memory,
+        lambda: check_disk(folder),
+        check_cache,
+        check_demo_model,
+        check_training,
+    ]

@@ -1,0 +1,118 @@
+"""Commands that list what there is: methods, models, data sets, recipes."""
+
+from collections.abc import Mapping, Sequence
+
+import click
+
+from remora.cli import options
+from remora.cli.console import format_table, print_json
+
+Entry = Mapping[str, object]
+
+
+@click.group("list")
+def list_group() -> None:
+    """List methods, models, datasets or recipes."""
+
+
+@list_group.command()
+@options.json_option
+def methods(*, as_json: bool) -> None:
+    """The fine-tuning methods, with what each can do."""
+    from remora.methods.registry import list_methods
+
+    entries = [
+        {
+            "name": method.name,
+            "label": method.label,
+            "family": method.family,
+            "shares_base": method.shares_base,
+            "mergeable": method.mergeable,
+            "peft_type": method.peft_type,
+            "learning_rates": [method.lr_range.low, method.lr_range.high],
+            "settings": list(method.Config.model_fields),
+            "citation": method.citation,
+        }
+        for method in list_methods()
+    ]
+    show(entries, ("name", "family", "peft_type", "mergeable", "settings", "citation"), as_json=as_json)
+
+
+@list_group.command()
+@options.json_option
+def models(*, as_json: bool) -> None:
+    """The models that have a short name; folders, GGUF files and Hub ids work as well."""
+    import importlib.util
+
+    from remora.models.files import ALIASES
+
+    entries = [
+        {
+            "name": name,
+            "package": alias.distribution,
+            "installed": importlib.util.find_spec(alias.package) is not None,
+            "install": alias.install,
+        }
+        for name, alias in ALIASES.items()
+    ]
+    show(entries, ("name", "package", "installed", "install"), as_json=as_json)
+
+
+@list_group.command()
+@options.json_option
+def datasets(*, as_json: bool) -> None:
+    """The data sets that have a card; files, folders and Hub ids work as well."""
+    from remora.data.cards import card_names, embedded_folder, load_card
+
+    entries: list[Entry] = []
+    for name in card_names():
+        card = load_card(name)
+        assert card is not None, "a listed card exists"
+        entries.append(
+            {
+                "name": name,
+                "title": card.title,
+                "task": card.task,
+                "text": list(card.text),
+                "label": card.label,
+                "metric": card.metric,
+                "shipped": embedded_folder(name) is not None,
+                "hub": card.hub.id if card.hub else None,
+                "licence": card.licence,
+                "citation": card.citation,
+            }
+        )
+    show(entries, ("name", "task", "metric", "shipped", "title"), as_json=as_json)
+
+
+@list_group.command()
+@options.json_option
+def recipes(*, as_json: bool) -> None:
+    """The shipped study files, for `remora run recipe:NAME`."""
+    from remora.cli.build import RECIPES
+    from remora.config.load import build_study, load_yaml
+
+    entries: list[Entry] = []
+    for path in sorted(RECIPES.glob("*.yaml")):
+        config = build_study(load_yaml(path), str(path))
+        # The first line of a recipe is a comment that says what it is.
+        summary = path.read_text("utf-8").splitlines()[0].removeprefix("#").strip()
+        entries.append({"name": path.stem, "summary": summary, "model": config.model.id, "data": config.data.path})
+    show(entries, ("name", "model", "data", "summary"), as_json=as_json)
+
+
+def show(entries: Sequence[Entry], columns: Sequence[str], *, as_json: bool) -> None:
+    """Print entries as a JSON array, or as a table of some of their columns."""
+    if as_json:
+        print_json(entries)
+        return
+    click.echo(format_table(columns, [[cell(entry[column]) for column in columns] for entry in entries]))
+
+
+def cell(value: object) -> str:
+    """A value as a table shows it."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list):
+        return " ".join(str(part) for part in value)
+    return "-" if value is None else str(value)

@@ -1,0 +1,109 @@
+"""Texts to label: from options, plain lines, tables or standard input."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TextIO
+
+from remora.errors import DataError
+
+Text = str | tuple[str, str]
+"""A text, or the two of a pair."""
+
+
+def texts_from_options(texts: Sequence[str], pairs: Sequence[str]) -> list[Text]:
+    """Combine ``--text`` with ``--pair``, its second sentence.
+
+    Raises:
+        DataError: some but not all texts have a second sentence.
+    """
+    if pairs and len(pairs) != len(texts):
+        raise DataError(f"{len(texts)} --text but {len(pairs)} --pair", "give one --pair for each --text, in order")
+    return list(zip(texts, pairs, strict=True)) if pairs else list(texts)
+
+
+def texts_from_file(path: Path, columns: Sequence[str]) -> list[Text]:
+    """Read texts from a file: ``.txt`` holds one text per line, all else is a table.
+
+    Args:
+        path: the file.
+        columns: the text column, or the two of a pair.
+
+    Raises:
+        DataError: unreadable, a column is missing, or a row cannot be used.
+    """
+    from remora.data.read import read_bytes, read_table
+
+    if path.suffix.lower() == ".txt":
+        try:
+            text = read_bytes(path).decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise DataError(f"{path}: not UTF-8 at byte {error.start}", "save it as UTF-8") from error
+        return texts_from_lines(text.splitlines(), columns, str(path))
+    table = read_table(path)
+    _require(columns, table.columns, str(path))
+    bad = [f"{row.place}: {row.message}" for row in table.bad]
+    found: list[Text] = []
+    for number, cells in enumerate(zip(*(table.columns[column] for column in columns), strict=True)):
+        parts = [cell for cell in cells if isinstance(cell, str)]
+        if len(parts) < len(columns):
+            bad.append(f"{table.place(number)}: no text")
+        else:
+            found.append(_text(parts))
+    if bad:
+        raise DataError("\n".join(bad[:20]) + (f"\n... and {len(bad) - 20} more" if len(bad) > 20 else ""))
+    return found
+
+
+def texts_from_stream(stream: TextIO, columns: Sequence[str]) -> list[Text]:
+    """Read texts from standard input: JSON objects, one per line, when the first line is one, else plain lines."""
+    return texts_from_lines(stream.read().splitlines(), columns, "standard input")
+
+
+def texts_from_lines(lines: Sequence[str], columns: Sequence[str], origin: str) -> list[Text]:
+    """Texts of lines: plain ones, or JSON objects with the columns when the first filled line is an object.
+
+    Raises:
+        DataError: a line that is no object where the first was, lacks a column, or pairs given as plain lines.
+    """
+    filled = [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
+    if not filled or _object(filled[0][1]) is None:
+        if len(columns) > 1 and filled:
+            raise DataError(
+                f"{origin}: the adapter reads pairs of texts, a plain line holds one",
+                f"give JSON lines with {' and '.join(columns)}, or a table",
+            )
+        return list(lines)
+    found: list[Text] = []
+    for number, line in filled:
+        record = _object(line)
+        if record is None:
+            raise DataError(f"{origin}:{number}: no JSON object, unlike the first line")
+        _require(columns, record, f"{origin}:{number}")
+        parts = [record[column] for column in columns]
+        texts = [part for part in parts if isinstance(part, str)]
+        if len(texts) < len(parts):
+            raise DataError(f"{origin}:{number}: {columns[len(texts)]!r} is no text")
+        found.append(_text(texts))
+    return found
+
+
+def _object(line: str) -> dict[str, object] | None:
+    try:
+        value: object = json.loads(line)
+    except ValueError:
+        return None
+    return {str(key): part for key, part in value.items()} if isinstance(value, dict) else None
+
+
+def _require(columns: Sequence[str], found: Mapping[str, object], origin: str) -> None:
+    missing = [column for column in columns if column not in found]
+    if missing:
+        raise DataError(
+            f"{origin}: there is no {missing[0]!r}; found {', '.join(found)}",
+            "name the column that holds the text with --column",
+        )
+
+
+def _text(parts: Sequence[str]) -> Text:
+    return parts[0] if len(parts) == 1 else (parts[0], parts[1])

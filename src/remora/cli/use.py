@@ -1,0 +1,104 @@
+"""Commands that use a trained adapter: predict, evaluate."""
+
+from pathlib import Path
+
+import click
+
+from remora.cli import options
+from remora.cli.console import print_json, print_jsonl, say
+
+ADAPTER = click.Path(exists=True, file_okay=False, path_type=Path)
+
+
+@click.command()
+@click.argument("adapter", metavar="RUN_DIR|ADAPTER", type=ADAPTER)
+@click.option("--text", "texts", multiple=True, help="A text to label; may be repeated.")
+@click.option("--pair", "pairs", multiple=True, help="The second text, where the adapter reads pairs.")
+@click.option("--file", "file", help="Texts in a table, in .txt with one per line, or - for standard input.")
+@click.option("--column", "columns", multiple=True, help="The text column [default: as trained]; twice for pairs.")
+def predict(
+    *, adapter: Path, texts: tuple[str, ...], pairs: tuple[str, ...], file: str | None, columns: tuple[str, ...]
+) -> None:
+    """Label texts; prints one JSON object per text with its label and scores.
+
+    A run directory stands for the adapter it recommends, or its best where it recommends none.
+    """
+    from remora.cli.texts import texts_from_file, texts_from_options, texts_from_stream
+    from remora.predict import load_adapter
+
+    if bool(texts) == bool(file):
+        raise click.UsageError("give texts with --text, or a file with --file (- is standard input)")
+    loaded = load_adapter(find_adapter(adapter))
+    names = columns or loaded.text_columns
+    if file is None:
+        inputs = texts_from_options(texts, pairs)
+    elif file == "-":
+        inputs = texts_from_stream(click.get_text_stream("stdin", encoding="utf-8"), names)
+    else:
+        inputs = texts_from_file(Path(file), names)
+    for text, prediction in zip(inputs, loaded.predict(inputs), strict=True):
+        shown = text if isinstance(text, str) else list(text)
+        print_jsonl({"text": shown, "label": prediction.label, "scores": dict(prediction.scores)})
+
+
+@click.command()
+@click.argument("adapter", metavar="RUN_DIR|ADAPTER", type=ADAPTER)
+@options.data_option
+@click.option("--split", type=click.Choice(["train", "validation", "test"]), default="test", show_default=True)
+@options.json_option
+@options.overrides_argument
+def evaluate(*, adapter: Path, data: str, split: str, as_json: bool, overrides: tuple[str, ...]) -> None:
+    """Score an adapter on labelled data.
+
+    A single file is split as in training, and only the chosen part is scored; for a file that is a test set as a
+    whole say data.test=FILE. Settings of the data are given as KEY=VALUE, such as data.label=category.
+    """
+    from remora.cli.build import data_settings
+    from remora.data.dataset import load_dataset
+    from remora.predict import load_adapter
+
+    folder = find_adapter(adapter)
+    dataset = load_dataset(data_settings(data, overrides))
+    metrics = load_adapter(folder).evaluate(dataset, split)
+    rows = len(dataset.splits[split])
+    if as_json:
+        print_json({"adapter": str(folder), "data": dataset.name, "split": split, "rows": rows, "metrics": metrics})
+        return
+    say(f"{dataset.name}, {split}: {rows} rows")
+    for name, value in metrics.items():
+        click.echo(f"{name:<20} {100 * value:6.2f}")
+
+
+def find_adapter(folder: Path) -> Path:
+    """The adapter folder that a path stands for.
+
+    Args:
+        folder: an adapter, or a run directory.
+
+    Returns:
+        The folder itself, or the adapter of the recommended row, or else of the best row that has one.
+
+    Raises:
+        AdapterError: neither, or a run directory without any adapter.
+    """
+    from remora.errors import AdapterError
+
+    if (folder / "adapter_config.json").is_file() or (folder / "remora.json").is_file():
+        return folder
+    if not (folder / "study.yaml").is_file():
+        raise AdapterError(
+            f"{folder} is neither an adapter nor a run directory", "give a folder with adapter_config.json"
+        )
+    from remora.results.summary import summarise
+
+    summary = summarise(folder)
+    chosen = [row for row in summary.rows if row.adapter and row.label == summary.recommendation.label]
+    best = [row for row in summary.rows if row.adapter and row.mean is not None]
+    if not chosen and not best:
+        raise AdapterError(f"{folder} holds no finished adapter", f"finish the study: remora resume {folder}")
+    row = chosen[0] if chosen else max(best, key=lambda row: row.mean or 0.0)
+    assert row.adapter is not None, "only rows with an adapter were kept"
+    say(
+        f"using {row.label}, {'recommended' if chosen else 'best on average; the study recommends none'}: {row.adapter}"
+    )
+    return folder / row.adapter
