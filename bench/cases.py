@@ -1,0 +1,88 @@
+"""The benchmark's cases: what is trained, on what text, for how many steps, and in which arrangements of the peer."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from bench.job import Trial
+
+LORA = {"rank": 8, "alpha": 16, "dropout": 0.1}
+NUM_TRAIN = {"sst2": 3000, "mrpc": 3000, "imdb": 1000}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """One row of the benchmark.
+
+    Args:
+        name: how the command line calls it.
+        data: data set.
+        trials: what Remora trains; the peer trains the same, one after the other in each process.
+        max_steps: optimizer steps of each trial.
+        warmup_steps: first steps that are not timed, on both sides.
+        side_by_side: a sweep: the peer may also run one one-thread process per core, Remora one worker per core.
+        base_dropout: whether the base's own dropout is active, as in Trainer.
+    """
+
+    name: str
+    data: str
+    trials: tuple[Trial, ...]
+    max_steps: int = 60
+    warmup_steps: int = 10
+    side_by_side: bool = False
+    base_dropout: bool = True
+
+    @property
+    def num_examples(self) -> int:
+        """Examples one trial trains inside the timed region, at batch 16."""
+        return 16 * (self.max_steps - self.warmup_steps)
+
+
+def lora_trials(num_trials: int) -> tuple[Trial, ...]:
+    """LoRA r 8 on query and value at learning rates from 1e-4 up, four to a factor of ten."""
+    return tuple(
+        Trial(method="lora", lr=round(1e-4 * 10 ** (i / 4), 6), seed=i, settings=dict(LORA)) for i in range(num_trials)
+    )
+
+
+CASES = (
+    Case(name="single", data="sst2", trials=lora_trials(1)),
+    Case(name="single-no-dropout", data="sst2", trials=lora_trials(1), base_dropout=False),
+    Case(name="single-mrpc", data="mrpc", trials=lora_trials(1)),
+    Case(name="sweep8", data="sst2", trials=lora_trials(8), side_by_side=True),
+    Case(name="sweep8-mrpc", data="mrpc", trials=lora_trials(8), side_by_side=True),
+)
+DEFAULT_CASES = ("single", "single-no-dropout", "sweep8")
+
+Precision = Literal["fp32", "bf16"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arrangement:
+    """One way of running the peer.
+
+    Args:
+        name: row label.
+        precision: float32, or bfloat16 autocast.
+        side_by_side: one one-thread process per core instead of one process with all threads.
+        published: padded to the full length, as the published studies ran it.
+    """
+
+    name: str
+    precision: Precision
+    side_by_side: bool = False
+    published: bool = False
+
+
+DEFAULT_PEER = Arrangement(name="one process, fp32", precision="fp32")
+PUBLISHED_PEER = Arrangement(name="as published: one process, fp32, padded", precision="fp32", published=True)
+
+
+def arrangements(case: Case) -> tuple[Arrangement, ...]:
+    """All arrangements of the peer in a case."""
+    found = [DEFAULT_PEER, Arrangement(name="one process, bf16 autocast", precision="bf16"), PUBLISHED_PEER]
+    if case.side_by_side:
+        found += [
+            Arrangement(name="one-thread processes, fp32", precision="fp32", side_by_side=True),
+            Arrangement(name="one-thread processes, bf16 autocast", precision="bf16", side_by_side=True),
+        ]
+    return tuple(found)

@@ -1,0 +1,164 @@
+"""Tables and the picture of docs/benchmarks.md, made from the result files alone."""
+
+import json
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+RATIOS = {
+    "ratio_strongest": "strongest peer",
+    "ratio_default": "default peer",
+    "ratio_published": "as published",
+}
+
+INTRO = """# Benchmarks
+
+Made by `python -m bench.compare_peers`. "Peer" is peft + transformers.Trainer. Both sides are subprocesses with the
+same base model (`minilm`), rows, batch size 16, steps and cores; they take turns, figures are medians over the turns
+and ratios are medians of the ratios turn by turn. The clock runs inside training after the first steps: start-up,
+loading, tokenization and evaluation are outside it on both sides. The peer gets its faster attention and data loader
+(found by a short probe), tokenized rows, and neither logs nor saves.
+
+* **strongest peer**: dynamic padding, the best of float32 or bf16 autocast, and, in sweeps, of one process or
+  one-thread processes side by side.
+* **default peer**: one process with all threads, dynamic padding, float32.
+* **as published**: one process, float32, every text padded to the maximum length.
+* **bound**: examples/s if nothing but the products of the frozen stack (4N FLOPs per real token) took time, at the
+  rate measured for such products alone on all cores in the better precision. A training step cannot reach it; it says
+  how much is left.
+"""
+
+
+def write_tables(results: Path, docs: Path, names: Sequence[str]) -> str:
+    """Write docs/benchmarks.md and docs/benchmarks.svg from the result files that exist.
+
+    Args:
+        results: folder of ``CASE.json`` files.
+        docs: where the page and the picture go.
+        names: cases in the order of the page.
+
+    Returns:
+        The page's text.
+    """
+    paths = [results / f"{name}.json" for name in names]
+    trees = [json.loads(path.read_text(encoding="utf-8")) for path in paths if path.is_file()]
+    docs.mkdir(exist_ok=True)
+    parts = [INTRO]
+    if trees:
+        parts += [machine_text(trees[0]["machine"]), summary(trees), "![Examples per second](benchmarks.svg)\n"]
+        draw(trees, docs / "benchmarks.svg")
+    parts += [case_table(tree) for tree in trees]
+    text = "\n".join(parts)
+    (docs / "benchmarks.md").write_text(text, encoding="utf-8")
+    return text
+
+
+def machine_text(machine: dict[str, Any]) -> str:
+    extensions = ", ".join(machine["extensions"]) or "no known extension"
+    versions = ", ".join(f"{name} {machine[name]}" for name in ("torch", "transformers", "peft"))
+    return (
+        f"Machine: {machine['cores']} cores, {machine['architecture']} with {extensions}, {machine['memory_gib']} GiB "
+        f"memory, {machine['system']}; Python {machine['python']}, {versions}.\n"
+    )
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+
+
+def summary(trees: Sequence[dict[str, Any]]) -> str:
+    rows = [
+        [
+            tree["case"],
+            tree["data"],
+            str(tree["trials"]),
+            f"{tree['arrangements']['remora']['examples_per_second']:.0f}",
+            *(f"{tree[key]:.2f}" for key in RATIOS),
+            f"{100 * tree['fraction_of_bound']['remora']:.0f} %",
+        ]
+        for tree in trees
+    ]
+    head = [
+        "case",
+        "data",
+        "trials",
+        "Remora examples/s",
+        *(f"times {name}" for name in RATIOS.values()),
+        "of the bound",
+    ]
+    return table(head, rows)
+
+
+def case_table(tree: dict[str, Any]) -> str:
+    rates = tree["product_rate_per_core"]
+    text = (
+        f"{tree['trials']} LoRA trial(s), r 8 on query and value, {tree['data']}, batch 16, "
+        f"{tree['examples_per_trial']} timed examples per trial, {tree['cores']} cores, base dropout "
+        f"{'on' if tree['base_dropout'] else 'off'}. Products alone: {rates['fp32'] / 1e9:.0f} GFLOP/s per core in "
+        f"float32, {rates['bf16'] / 1e9:.0f} in bf16; bound {tree['bound_examples_per_second']:.0f} examples/s. "
+        f"Strongest peer: {tree['strongest_peer']}."
+    )
+    rows: list[list[str]] = []
+    for name, arrangement in tree["arrangements"].items():
+        turns: list[dict[str, Any]] = arrangement["turns"]
+        middle = {
+            key: statistics.median(t[key] for t in turns)
+            for key, value in turns[0].items()
+            if isinstance(value, (int, float))
+        }
+        rates = [t["examples_per_second"] for t in turns]
+        rows.append(
+            [
+                "Remora" if name == "remora" else name,
+                f"{arrangement['examples_per_second']:.1f} ({min(rates):.1f} to {max(rates):.1f})",
+                f"{middle['tokens_per_second']:.0f}",
+                f"{middle['tokens_computed_per_second']:.0f}",
+                f"{middle['peak_rss_bytes'] / 2**20:.0f} MiB",
+                f"{middle['grad_norm_min']:.2f} to {middle['grad_norm_max']:.2f}",
+                f"{middle['train_loss']:.4f}",
+                f"{middle['load_before']:.1f}",
+                f"{100 * tree['fraction_of_bound'][name]:.1f} %",
+            ]
+        )
+    head = [
+        "arrangement",
+        "examples/s (min to max)",
+        "tokens/s",
+        "with padding",
+        "peak memory",
+        "gradient norm",
+        "mean loss",
+        "load before",
+        "of the bound",
+    ]
+    return f"## {tree['case']}\n\n{text}\n\n{table(head, rows)}"
+
+
+def draw(trees: Sequence[dict[str, Any]], path: Path) -> None:
+    """Bars of examples/s, one panel per case, the same bytes from the same results."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    from matplotlib import pyplot as plt
+
+    with plt.rc_context({"svg.hashsalt": "remora", "font.size": 9}):
+        heights = [len(tree["arrangements"]) for tree in trees]
+        figure, panels = plt.subplots(
+            len(trees), 1, figsize=(7, 0.32 * sum(heights) + 0.8 * len(trees)), height_ratios=heights, squeeze=False
+        )
+        for panel, tree in zip(panels[:, 0], trees, strict=True):
+            names = list(tree["arrangements"])
+            rates = [tree["arrangements"][name]["examples_per_second"] for name in names]
+            labels = ["Remora" if name == "remora" else name for name in names]
+            colors = ["#1f6f8b" if name == "remora" else "#b0b7bd" for name in names]
+            bars = panel.barh(labels, rates, color=colors)
+            panel.bar_label(bars, fmt="%.0f", padding=3)
+            panel.invert_yaxis()
+            panel.set_title(f"{tree['case']}: examples per second", loc="left")
+            panel.spines[["top", "right"]].set_visible(False)
+            panel.margins(x=0.1)
+        figure.tight_layout()
+        figure.savefig(path, format="svg", metadata={"Date": None, "Creator": None})
+        plt.close(figure)
