@@ -50,7 +50,7 @@ def train_tiny() -> tuple[float, float]:
         torch.manual_seed(0)
         model = BertForSequenceClassification(config)
     files = ModelFiles(name="tiny BERT", source="made here", config=config.to_dict())
-    base = make_base(model, config, tokenizer=None, files=files, missing=(), dtype=torch.float32)
+    base = make_base(model, tokenizer=None, files=files, missing=(), dtype=torch.float32)
     spec = TrialSpec(
         id="doctor", method="lora", lr=1e-3, epochs=1, batch_size=NUM_EXAMPLES // 2, splits=("validation",)
     )

@@ -1,0 +1,1 @@
+"""Packed lanes: many trials trained at once over one frozen base."""

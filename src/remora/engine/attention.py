@@ -1,0 +1,287 @@
+"""Attention over the sequences of a packed pass, registered with transformers' AttentionInterface under one name.
+
+Sequences are gathered into buckets of like length, attended to by explicit products (on CPU several times faster than
+torch's fused kernel on short sequences, whose bf16 backward is slow), and put back. The backward pass is written out, so
+that nothing is kept but q, k, v and the probabilities.
+
+T rows, H heads, K key-value heads, G = H / K query heads per key-value head, F head features,
+N sequences of a bucket, L its length.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd import Function
+from transformers import AttentionInterface, AttentionMaskInterface
+
+from remora.engine.dropout import apply_mask, keep_mask
+from remora.engine.hashing import feature_counters
+from remora.engine.layout import Bucket, Layout
+
+NAME = "remora_packed"
+
+_IGNORED_KEYWORDS = frozenset(
+    {
+        "position_ids",
+        "cache_position",
+        "use_cache",
+        "output_attentions",
+        "deterministic",
+        "output_hidden_states",
+        "return_dict",
+    }
+)
+"""Keywords that transformers passes along and that change nothing here: positions are already in q and k, no cache, no weights out."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttentionRule:
+    """What one attention call asks for, besides q, k and v."""
+
+    scaling: float
+    dropout: float
+    softcap: float | None
+    window: int | None
+    causal: bool
+
+
+def _forbidden(bucket: Bucket, rule: AttentionRule) -> Tensor | None:
+    """(N or 1, 1, 1, L, L) True where a query must not look; None when every query may look everywhere.
+
+    Padding queries look at the sequence's first row alone, so that no row is without a key.
+    """
+    width = bucket.rows_NL.shape[1]
+    if bucket.full and not rule.causal and (rule.window is None or rule.window >= width):
+        return None
+    position = torch.arange(width, device=bucket.rows_NL.device)
+    distance = position[:, None] - position[None, :]
+    forbidden = torch.zeros(width, width, dtype=torch.bool, device=position.device)
+    if rule.causal:
+        forbidden |= distance < 0
+    if rule.window is not None:
+        forbidden |= distance.abs() >= rule.window
+    if bucket.full:
+        return forbidden[None, None, None]
+    real_NL = bucket.real_NL
+    forbidden = forbidden | ~real_NL[:, None, :]
+    forbidden = torch.where(real_NL[:, :, None], forbidden, (position > 0)[None, None, :])
+    return forbidden[:, None, None]
+
+
+class _Attend(Function):
+    """Forward and backward of attention over all buckets of a pass."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, q_THF: Tensor, k_TKF: Tensor, v_TKF: Tensor, layout: Layout, rule: AttentionRule, site: int
+    ) -> Tensor:
+        num_heads, num_kv = q_THF.shape[1], k_TKF.shape[1]
+        groups = num_heads // num_kv
+        out = torch.empty(q_THF.shape[0], num_heads, v_TKF.shape[2], dtype=q_THF.dtype, device=q_THF.device)
+        saved: list[Tensor] = []
+        joined: list[Tensor] = []
+        for bucket in layout.buckets:
+            q = _gather(q_THF, bucket, num_kv, groups)
+            k, v = _gather(k_TKF, bucket, num_kv, 1), _gather(v_TKF, bucket, num_kv, 1)
+            num, width = bucket.rows_NL.shape
+            scores = torch.bmm(q, k.transpose(1, 2)).mul_(rule.scaling)
+            if rule.softcap is not None:
+                scores.div_(rule.softcap).tanh_()
+                saved.append(scores)
+                scores = scores * rule.softcap
+            scores = scores.view(num, num_kv, groups, width, width)
+            forbidden = _forbidden(bucket, rule)
+            if forbidden is not None:
+                scores = scores.masked_fill_(forbidden, float("-inf"))
+            probs = scores.softmax(-1)
+            dropped, mask = _drop_probs(probs, layout, bucket, rule, site)
+            mixed = torch.bmm(dropped.view(num * num_kv, groups * width, width), v)
+            joined.append(_ungather(mixed, num, num_kv, groups, width))
+            saved += [q, k, v, probs] if mask is None else [q, k, v, probs, mask]
+        assert layout.unbucket_T is not None
+        torch.index_select(torch.cat(joined), 0, layout.unbucket_T, out=out)
+        ctx.save_for_backward(*saved)
+        ctx.layout, ctx.rule, ctx.shape = layout, rule, (num_heads, num_kv)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        (grad_THF,) = grads
+        layout: Layout = ctx.layout
+        rule: AttentionRule = ctx.rule
+        num_heads, num_kv = ctx.shape
+        groups = num_heads // num_kv
+        need_q, need_k, need_v = ctx.needs_input_grad[:3]
+        saved = iter(ctx.saved_tensors)
+        parts: tuple[list[Tensor], list[Tensor], list[Tensor]] = ([], [], [])
+        for bucket in layout.buckets:
+            num, width = bucket.rows_NL.shape
+            capped = next(saved) if rule.softcap is not None else None
+            q, k, v, probs = next(saved), next(saved), next(saved), next(saved)
+            flat = (num * num_kv, groups * width, width)
+            mask = next(saved) if _has_dropout(layout, rule) else None
+            grad = _gather(grad_THF, bucket, num_kv, groups)
+            if not bucket.full:
+                padding = ~bucket.real_NL[:, None, None, :].expand(num, num_kv, groups, width)
+                grad = grad.masked_fill_(padding.reshape(num * num_kv, groups * width, 1), 0)
+            if need_v:
+                dropped = _apply_probs_mask(probs, mask, layout, bucket, rule).view(flat)
+                parts[2].append(_ungather(torch.bmm(dropped.transpose(1, 2), grad), num, num_kv, 1, width))
+            if not (need_q or need_k):
+                continue
+            grad_probs = torch.bmm(grad, v.transpose(1, 2)).view(probs.shape)
+            grad_probs = _apply_probs_mask(grad_probs, mask, layout, bucket, rule)
+            weighted = grad_probs.mul_(probs)
+            grad_scores = weighted.sub_(probs * weighted.sum(-1, keepdim=True)).view(flat)
+            if capped is not None:
+                grad_scores = grad_scores * (1 - capped * capped)
+            grad_scores = grad_scores.mul_(rule.scaling)
+            if need_q:
+                parts[0].append(_ungather(torch.bmm(grad_scores, k), num, num_kv, groups, width))
+            if need_k:
+                parts[1].append(_ungather(torch.bmm(grad_scores.transpose(1, 2), q), num, num_kv, 1, width))
+        assert layout.unbucket_T is not None
+        unbucket = layout.unbucket_T
+        q_k_v = (torch.cat(part).index_select(0, unbucket) if part else None for part in parts)
+        return (*q_k_v, None, None, None)
+
+
+def _gather(x_THF: Tensor, bucket: Bucket, num_kv: int, groups: int) -> Tensor:
+    """Rows of a bucket as (N * K, G * L, F)."""
+    num, width = bucket.rows_NL.shape
+    rows = x_THF.index_select(0, bucket.rows_NL.reshape(-1))
+    features = x_THF.shape[2]
+    return rows.view(num, width, num_kv, groups, features).permute(0, 2, 3, 1, 4).reshape(-1, groups * width, features)
+
+
+def _ungather(x: Tensor, num: int, num_kv: int, groups: int, width: int) -> Tensor:
+    """(N * K, G * L, F) back to rows (N * L, K * G, F)."""
+    features = x.shape[-1]
+    rows = x.view(num, num_kv, groups, width, features).permute(0, 3, 1, 2, 4)
+    return rows.reshape(num * width, num_kv * groups, features)
+
+
+def _has_dropout(layout: Layout, rule: AttentionRule) -> bool:
+    return layout.training and rule.dropout > 0
+
+
+def probs_counters(num_heads: int, width: int, device: torch.device) -> Tensor:
+    """(H, 1, ceil(L / 2)) int32 counters of (head, pair of key positions), the same whatever the padded length."""
+    half = (width + 1) // 2
+    heads = feature_counters(num_heads, device)
+    return (heads[:, None] * 40503 + feature_counters(half, device)[None, :])[:, None, :]
+
+
+def _drop_probs(
+    probs: Tensor, layout: Layout, bucket: Bucket, rule: AttentionRule, site: int
+) -> tuple[Tensor, Tensor | None]:
+    if not _has_dropout(layout, rule):
+        return probs, None
+    num, num_kv, groups, width, _ = probs.shape
+    keys = layout.dropout.keys(site, bucket.rows_NL)[:, None, :]
+    counters = probs_counters(num_kv * groups, width, probs.device)
+    mask = keep_mask(keys, width, rule.dropout, counters).view(probs.shape)
+    return _apply_probs_mask(probs, mask, layout, bucket, rule), mask
+
+
+def _apply_probs_mask(x: Tensor, mask: Tensor | None, layout: Layout, bucket: Bucket, rule: AttentionRule) -> Tensor:
+    if mask is None:
+        return x
+    dropped = apply_mask(x, mask, rule.dropout)
+    exempt = layout.dropout.exempt(bucket.rows_NL)
+    return dropped if exempt is None else torch.where(exempt[:, None, None, :, None], x, dropped)
+
+
+def attend(q_THF: Tensor, k_TKF: Tensor, v_TKF: Tensor, layout: Layout, rule: AttentionRule, name: str) -> Tensor:
+    """Attention within each sequence of a packed pass.
+
+    Args:
+        q_THF: (T, H, F).
+        k_TKF: (T, K, F), and v_TKF likewise.
+        layout: the pass.
+        rule: scaling, dropout, soft-capping, window, causality.
+        name: of the attention module; with the call's number it keys the dropout.
+
+    Returns:
+        (T, H, F).
+    """
+    site = layout.dropout.site(name) if _has_dropout(layout, rule) else 0
+    return _Attend.apply(q_THF, k_TKF, v_TKF, layout, rule, site)
+
+
+class CurrentPass:
+    """The pass a base model is running; attention and dropout look it up here, as transformers hands them no such thing."""
+
+    def __init__(self) -> None:
+        self.layout: Layout | None = None
+        self.names: dict[int, str] = {}
+
+
+_CURRENT: dict[int, CurrentPass] = {}
+
+
+def bind(model: nn.Module, current: CurrentPass) -> Callable[[], None]:
+    """Let the attention modules of `model` find their pass; returns what undoes it."""
+    keys = [id(module) for module in model.modules()]
+    for key, (name, _) in zip(keys, model.named_modules(), strict=True):
+        _CURRENT[key] = current
+        current.names[key] = name
+
+    def undo() -> None:
+        for key in keys:
+            _CURRENT.pop(key, None)
+
+    return undo
+
+
+def packed_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    softcap: float | None = None,
+    sliding_window: int | None = None,
+    is_causal: bool | None = None,
+    **keywords: Any,
+) -> tuple[Tensor, None]:
+    """The function transformers calls: query (1, H, T, F), key and value (1, K, T, F); returns (1, T, H, F).
+
+    Raises:
+        AssertionError: a keyword outside the closed list, a mask, or a pass that is not packed: ignoring any of them
+            would give wrong numbers without a word.
+    """
+    unknown = sorted(name for name, given in keywords.items() if given is not None and name not in _IGNORED_KEYWORDS)
+    if unknown:
+        raise AssertionError(f"attention was asked for {', '.join(unknown)}, which packed attention does not know")
+    if attention_mask is not None or query.shape[0] != 1:
+        raise AssertionError("packed attention takes one row of sequences and no mask")
+    current = _CURRENT[id(module)]
+    assert current.layout is not None
+    rule = AttentionRule(
+        scaling=scaling if scaling is not None else query.shape[-1] ** -0.5,
+        dropout=dropout,
+        softcap=softcap,
+        window=sliding_window,
+        causal=bool(getattr(module, "is_causal", False) if is_causal is None else is_causal),
+    )
+    rows = (query[0].transpose(0, 1), key[0].transpose(0, 1), value[0].transpose(0, 1))
+    return attend(*rows, current.layout, rule, current.names[id(module)])[None], None
+
+
+def _no_mask(*_: object, **__: object) -> None:
+    return None
+
+
+def register() -> None:
+    """Make the name known to transformers, with a mask function that builds none."""
+    AttentionInterface.register(NAME, packed_attention)
+    AttentionMaskInterface.register(NAME, _no_mask)
+
+
+__all__ = ["NAME", "AttentionRule", "CurrentPass", "attend", "bind", "packed_attention", "register"]

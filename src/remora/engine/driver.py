@@ -1,0 +1,302 @@
+"""Runs an unmodified transformers backbone over passes, with the adapters of the pass's lanes attached at their sites.
+
+Nothing in the model is changed: while a driver is open, some module instances carry a `forward` of their own that looks
+up the current pass, and closing the driver takes them away again.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.overrides import TorchFunctionMode
+
+from remora.engine import attention
+from remora.engine.attention import CurrentPass, probs_counters
+from remora.engine.dropout import drop, keep_mask
+from remora.engine.layout import LaneBatch, Layout, build_layout
+from remora.engine.linear import LaneChange, changed_linear, join, widen
+from remora.methods.base import AdapterTensors, LinearChange, Rows, SiteWeights
+from remora.models.base import Base
+from remora.models.sites import Site, site_weight
+
+Forward = Callable[..., Any]
+
+EVAL_TOKENS = 4096
+"""Tokens per pass where no gradient is kept."""
+
+
+class _FunctionalDropout(TorchFunctionMode):
+    """Sends `nn.functional.dropout` calls in the model's own code (OPT) to the keyed dropout."""
+
+    def __init__(self, driver: "Driver") -> None:
+        super().__init__()
+        self._driver = driver
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is nn.functional.dropout:
+            return self._functional(*args, **(kwargs or {}))
+        return func(*args, **(kwargs or {}))
+
+    def _functional(self, input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
+        return self._driver.dropout(input, "functional", p) if training and p > 0 else input
+
+
+class Driver:
+    """One base model and the pass it is running.
+
+    Args:
+        base: the base; its tensors are never written.
+        device: where passes run; the base's model must be there.
+    """
+
+    def __init__(self, base: Base, device: torch.device | None = None) -> None:
+        self.base = base
+        self.device = device or torch.device("cpu")
+        self._current = CurrentPass()
+        self._users: dict[str, list[tuple[int, Site, AdapterTensors]]] = {}
+        self._modules = dict(base.model.named_modules())
+        self._installed: set[str] = set()
+        self._weights: dict[str, SiteWeights] = {}
+        self._undo: list[Callable[[], None]] = []
+        if base.arch.layout == "packed":
+            attention.register()
+            self._undo.append(attention.bind(base.model, self._current))
+            self._undo.append(_use_attention(base.model, attention.NAME))
+        else:
+            self._undo.append(_use_attention(base.model, "eager"))
+        for name, module in self._modules.items():
+            if isinstance(module, nn.Dropout):
+                self._override(module, self._dropout_forward(name, module))
+
+    def close(self) -> None:
+        """Take every trace of the driver off the model."""
+        while self._undo:
+            self._undo.pop()()
+        self.base.model.eval()
+
+    def __enter__(self) -> "Driver":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def lanes_share_passes(self) -> bool:
+        """Whether several lanes may train in one pass; not where the model computes on tensors without lane rows."""
+        return not self.base.arch.shared_calls
+
+    def site_weights(self, site: Site) -> SiteWeights:
+        """The frozen tensors at a site."""
+        known = self._weights.get(site.id)
+        if known is None:
+            if site.kind == "linear":
+                weight, bias = site_weight(self.base, site)
+            else:
+                tensors = dict(self._modules[site.module].named_parameters(recurse=False))
+                weight, bias = tensors.get("weight", torch.empty(0)), tensors.get("bias")
+            known = self._weights[site.id] = SiteWeights(weight=weight, bias=bias)
+        return known
+
+    def lay_out(self, batches: Sequence[LaneBatch], *, training: bool) -> Layout:
+        """The layout this base needs for one pass over the lanes' sequences."""
+        base = self.base
+        pad = base.config.pad_token_id
+        return build_layout(
+            batches,
+            kind=base.arch.layout,
+            position_offset=base.position_offset,
+            pad_id=int(pad) if pad is not None else 0,
+            training=training,
+            device=self.device,
+        )
+
+    def forward(
+        self, layout: Layout, adapters: Sequence[AdapterTensors | None], params: Mapping[str, Tensor] | None = None
+    ) -> Tensor:
+        """Hidden states of the last layer, flattened rows.
+
+        Args:
+            layout: the pass.
+            adapters: one per lane of the pass.
+            params: replaces the backbone's own tensors by name (full fine-tuning).
+
+        Returns:
+            (T, D) in the base's compute dtype.
+        """
+        assert len(adapters) == len(layout.lane_rows)
+        self._users = {}
+        for lane, adapter in enumerate(adapters):
+            for site in adapter.sites if adapter is not None else ():
+                assert adapter is not None
+                self._users.setdefault(site.module, []).append((lane, site, adapter))
+                self._install(site)
+        self._current.layout = layout
+        model = self.base.model
+        if model.training != layout.training:
+            model.train(layout.training)
+        keywords: dict[str, Any] = {
+            "input_ids": layout.input_ids,
+            "attention_mask": layout.attention_mask,
+            "position_ids": layout.position_ids,
+        }
+        if self.base.takes_type_ids:
+            keywords["token_type_ids"] = layout.type_ids
+        if self.base.arch.causal:
+            keywords["use_cache"] = False
+        try:
+            if self.base.arch.functional_dropout and layout.training:
+                with _FunctionalDropout(self):
+                    output = self._call(params, keywords)
+            else:
+                output = self._call(params, keywords)
+        finally:
+            self._users = {}
+            self._current.layout = None
+        hidden: Tensor = output.last_hidden_state
+        return hidden.reshape(-1, hidden.shape[-1])
+
+    def _call(self, params: Mapping[str, Tensor] | None, keywords: dict[str, Any]) -> Any:
+        if params is None:
+            return self.base.model(**keywords)
+        return functional_call(self.base.model, dict(params), kwargs=keywords)
+
+    def dropout(self, x: Tensor, name: str, rate: float) -> Tensor:
+        """The base's own dropout at a site, on hidden states, attention probabilities or a tensor all sequences share."""
+        layout = self._layout()
+        if x.numel() == layout.num_rows * x.shape[-1]:
+            return layout.dropout.hidden(x, name, rate)
+        site = layout.dropout.site(name)
+        if x.ndim == 4 and x.shape[0] * x.shape[2] == layout.num_rows:
+            keys = layout.dropout.keys(site).view(x.shape[0], 1, x.shape[2])
+            mask = keep_mask(keys, x.shape[3], rate, probs_counters(x.shape[1], x.shape[3], x.device))
+        else:
+            assert len(layout.lane_rows) == 1, f"dropout {name} on {tuple(x.shape)} is shared by all lanes of the pass"
+            mask = keep_mask(layout.dropout.shared_keys(site, x.shape[:-1]), x.shape[-1], rate)
+        dropped = drop(x, mask.view(x.shape), rate)
+        exempt = layout.dropout.exempt()
+        if exempt is None:
+            return dropped
+        if x.ndim == 4 and x.shape[0] * x.shape[2] == layout.num_rows:
+            return torch.where(exempt.view(x.shape[0], 1, x.shape[2], 1), x, dropped)
+        return x
+
+    # --- what module instances call while the driver is open
+
+    def _layout(self) -> Layout:
+        layout = self._current.layout
+        assert layout is not None, "the base is driven by its driver only"
+        return layout
+
+    def _override(self, module: nn.Module, forward: Forward) -> None:
+        object.__setattr__(module, "forward", forward)
+        self._undo.append(lambda: object.__delattr__(module, "forward"))
+
+    def _dropout_forward(self, name: str, module: nn.Dropout) -> Forward:
+        def forward(x: Tensor) -> Tensor:
+            return self.dropout(x, name, module.p) if self._layout().training and module.p > 0 else x
+
+        return forward
+
+    def _install(self, site: Site) -> None:
+        if site.module in self._installed:
+            return
+        self._installed.add(site.module)
+        module = self._modules[site.module]
+        original: Forward = module.forward
+        linear = site.kind == "linear"
+
+        def forward(*args: Any, **keywords: Any) -> Any:
+            users = self._users.get(site.module)
+            if not users:
+                return original(*args, **keywords)
+            if linear:
+                return self._linear(module, site.transposed, users, args[0])
+            return self._transform(original, users, args, keywords)
+
+        self._override(module, forward)
+
+    def _rows(self, site: Site, num_rows: int, lane: int) -> slice:
+        layout = self._layout()
+        if num_rows == layout.num_rows:
+            return layout.lane_rows[lane]
+        if site.shared and len(layout.lane_rows) == 1:
+            return slice(0, num_rows)
+        raise AssertionError(f"{site.module} met {num_rows} rows, the pass has {layout.num_rows}")
+
+    def _linear(
+        self, module: nn.Module, transposed: bool, users: list[tuple[int, Site, AdapterTensors]], x: Tensor
+    ) -> Tensor:
+        flat = x.reshape(-1, x.shape[-1])
+        weight = module.get_parameter("weight")
+        out_features = weight.shape[1] if transposed else weight.shape[0]
+        by_lane: dict[int, list[LinearChange]] = {}
+        rows: dict[int, slice] = {}
+        for lane, site, adapter in users:
+            change = adapter.method.change(adapter.at(site), site, self.site_weights(site))
+            if site.is_part:
+                columns = torch.arange(out_features, device=flat.device)[site.rows()]
+                change = widen(change, columns, out_features)
+            by_lane.setdefault(lane, []).append(change)
+            rows[lane] = self._rows(site, flat.shape[0], lane)
+        layout = self._layout()
+        name = f"{users[0][1].module}.low_rank"
+        key = layout.dropout.site(name) if layout.training else 0
+        changes = [LaneChange(rows=rows[lane], change=join(parts), dropout_site=key) for lane, parts in by_lane.items()]
+        bias = module.get_parameter("bias") if users[0][1].bias else None
+        y = changed_linear(flat, weight.T if transposed else weight, bias, changes, layout)
+        return y.view(*x.shape[:-1], out_features)
+
+    def _transform(
+        self,
+        original: Forward,
+        users: list[tuple[int, Site, AdapterTensors]],
+        args: tuple[Any, ...],
+        keywords: dict[str, Any],
+    ) -> Any:
+        output = original(*args, **keywords)
+        y: Tensor = output[0] if isinstance(output, tuple) else output
+        x: Tensor = args[0] if args else next(iter(keywords.values()))
+        layout = self._layout()
+        x_flat = x.reshape(-1) if x.ndim == y.ndim - 1 else x.reshape(-1, x.shape[-1])
+        y_flat = y.reshape(-1, y.shape[-1])
+        pieces: list[Tensor] = []
+        at = 0
+        for lane, site, adapter in users:
+            rows = self._rows(site, y_flat.shape[0], lane)
+            if rows.start > at:
+                pieces.append(y_flat[at : rows.start])
+            virtual = None if layout.virtual_T is None else layout.virtual_T[rows]
+            changed = adapter.method.transform(
+                adapter.at(site),
+                site,
+                self.site_weights(site),
+                x_flat[rows],
+                y_flat[rows],
+                Rows(virtual_T=virtual, training=layout.training),
+            )
+            pieces.append(changed.to(y.dtype))
+            at = rows.stop
+        if at < y_flat.shape[0]:
+            pieces.append(y_flat[at:])
+        changed = torch.cat(pieces).view(y.shape) if len(pieces) > 1 else pieces[0].view(y.shape)
+        return (changed, *output[1:]) if isinstance(output, tuple) else changed
+
+
+def _use_attention(model: nn.Module, name: str) -> Callable[[], None]:
+    """Make every configuration inside the model name our attention; returns what restores them."""
+    config: Any = model.config
+    nested = [
+        config,
+        *(getattr(config, key) for key in getattr(config, "sub_configs", {}) if getattr(config, key, None)),
+    ]
+    before = [(part, part._attn_implementation) for part in nested]
+    for part in nested:
+        part._attn_implementation = name
+
+    def undo() -> None:
+        for part, implementation in before:
+            part._attn_implementation = implementation
+
+    return undo

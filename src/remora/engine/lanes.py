@@ -1,0 +1,257 @@
+"""A lane: everything that belongs to one trial while it trains, and nothing that belongs to its neighbours."""
+
+import math
+from collections.abc import Mapping
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from remora.data.order import permutation
+from remora.engine.driver import Driver
+from remora.engine.layout import LaneBatch, Layout
+from remora.engine.optim import FlatAdamW, ParamRule, lr_factor
+from remora.engine.trial import CurvePoint, Examples, Status, TrialData, TrialSpec
+from remora.methods.base import AdapterTensors, Method, init_adapter
+from remora.methods.registry import get_method
+from remora.models.heads import HeadTemplate
+from remora.models.sites import find_sites
+from remora.seeds import fold, torch_generator
+
+_FALLING = 0.05
+"""A training loss that fell by more than this share over the last quarter of the steps is still falling."""
+
+
+class Lane:
+    """One trial in training.
+
+    Args:
+        spec: the trial.
+        driver: of the base it trains on.
+        data: shared by all trials.
+    """
+
+    def __init__(self, spec: TrialSpec, driver: Driver, data: TrialData) -> None:
+        self.spec = spec
+        self.data = data
+        self._driver = driver
+        base = driver.base
+        self.method: Method = get_method(spec.method, spec.settings)
+        self.train: Examples = data.split("train", self.room)
+        sites = find_sites(base, self.method.targets)
+        weights = {site.id: driver.site_weights(site) for site in sites}
+        self.adapter: AdapterTensors = init_adapter(self.method, sites, weights, spec.stream_seed("init"))
+        self.head = HeadTemplate(base=base, num_outputs=data.num_outputs)
+        master = torch.float64 if base.dtype == torch.float64 else torch.float32
+        self._place(driver.device, master)
+        head = self.head.init(torch_generator(spec.stream_seed("head"), "head"))
+        private = {} if self.method.shares_base else _base_tensors(driver)
+        self._adapter_names = dict.fromkeys(self.adapter.trained())
+        self.optimizer = FlatAdamW(
+            {**self.adapter.trained(), **head, **private},
+            self._rule,
+            weight_decay=spec.weight_decay,
+            dtype=master,
+            device=driver.device,
+        )
+        for key, state in self.adapter.states.items():
+            for name in state.trained:
+                state.trained[name] = self.optimizer.params[f"{key}.{name}"]
+        self.head_params = {name: self.optimizer.params[name] for name in head}
+        self.base_params = {name: self.optimizer.params[name] for name in private}
+        self.step = 0
+        self.status: Status = "done"
+        self.error: str | None = None
+        self.curve: list[CurvePoint] = []
+        self.grad_norms: list[float] = []
+        self.losses: list[float] = []
+        self.seconds = 0.0
+        self.most_lanes = 1
+        self._best: tuple[float, Tensor] | None = None
+        self._permutation: tuple[int, np.ndarray] | None = None
+
+    def _place(self, device: torch.device, master: torch.dtype) -> None:
+        adapter = self.adapter
+        adapter.shared = {name: value.to(device, master) for name, value in adapter.shared.items()}
+        for state in adapter.states.values():
+            state.frozen = {name: value.to(device, master) for name, value in state.frozen.items()}
+
+    def _rule(self, name: str, value: Tensor) -> ParamRule:
+        if name not in self._adapter_names:
+            return ParamRule(decay=value.ndim >= 2)
+        short = name.rsplit(".", 1)[1]
+        return ParamRule(lr_multiplier=self.method.lr_multiplier(short), decay=self.method.decays(short, value))
+
+    # --- how long it trains
+
+    @property
+    def room(self) -> int:
+        """Tokens of the text budget taken by virtual tokens."""
+        return self.method.num_virtual_tokens
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps per pass over the training data; the last batch may be smaller."""
+        return math.ceil(len(self.train) / self.spec.batch_size)
+
+    @property
+    def num_steps(self) -> int:
+        """Optimizer steps of the whole trial."""
+        steps = self.steps_per_epoch * self.spec.epochs
+        return steps if self.spec.max_steps is None else min(steps, self.spec.max_steps)
+
+    @property
+    def finished(self) -> bool:
+        """Whether no step remains."""
+        return self.status == "diverged" or self.step >= self.num_steps
+
+    @property
+    def at_epoch_end(self) -> bool:
+        """Whether the last step ended an epoch or the trial."""
+        return self.step > 0 and (self.step % self.steps_per_epoch == 0 or self.step == self.num_steps)
+
+    # --- one step
+
+    def indices(self) -> np.ndarray:
+        """Training examples of the current step."""
+        epoch, at = divmod(self.step, self.steps_per_epoch)
+        if self._permutation is None or self._permutation[0] != epoch:
+            self._permutation = (epoch, permutation(self.spec.seed, epoch, len(self.train)))
+        size = self.spec.batch_size
+        return self._permutation[1][at * size : (at + 1) * size]
+
+    @property
+    def uses_features(self) -> bool:
+        """Whether the base's output never changes while it trains: no adapter, base dropout off."""
+        return self.method.shares_base and not self.adapter.sites and not self.base_dropout
+
+    @property
+    def base_dropout(self) -> bool:
+        """Whether the base's own dropout is active; never for a lane that trains the head alone."""
+        return self.spec.base_dropout and (not self.method.shares_base or bool(self.adapter.sites))
+
+    def dropout_key(self, forward: int) -> int:
+        """Key of all masks of the current step's `forward`-th pass."""
+        return fold(self.spec.stream_seed("dropout"), "step", self.step, forward)
+
+    def batch(self, examples: Examples, chosen: np.ndarray, index: np.ndarray, dropout_key: int) -> LaneBatch:
+        """Sequences for a pass.
+
+        Args:
+            examples: of a split.
+            chosen: which examples.
+            index: their numbers within the lane's whole batch.
+            dropout_key: of this step and forward.
+        """
+        return LaneBatch(
+            ids=[examples.ids[i] for i in chosen],
+            type_ids=[examples.type_ids[i] for i in chosen],
+            index=index.tolist(),
+            num_virtual=self.room,
+            dropout_key=dropout_key,
+            base_dropout=self.base_dropout,
+        )
+
+    def compute_params(self) -> Mapping[str, Tensor] | None:
+        """The backbone's tensors in the compute dtype, when this lane trains its own."""
+        if not self.base_params:
+            return None
+        prefix, dtype = self._driver.base.arch.hf_prefix, self._driver.base.dtype
+        pooler = self._driver.base.pooler
+        return {
+            name.removeprefix(prefix): value.to(dtype) for name, value in self.base_params.items() if name not in pooler
+        }
+
+    def logits(self, rows_ND: Tensor, layout: Layout | None, row_numbers_N: Tensor | None) -> Tensor:
+        """The head on the rows it reads.
+
+        Args:
+            rows_ND: (N, D).
+            layout: the pass they come from, and `row_numbers_N` where in it; dropout of the head is active in a
+                training pass of a lane with base dropout.
+
+        Returns:
+            (N, C).
+        """
+        pooler = {name: self.base_params[name] for name in self._driver.base.pooler if name in self.base_params}
+        if layout is None or not layout.training or not self.base_dropout:
+            return self.head.forward(self.head_params, rows_ND, pooler_params=pooler or None)
+        keys = layout.dropout
+
+        def drop(x: Tensor, name: str, rate: float) -> Tensor:
+            assert row_numbers_N is not None
+            return keys.picked(x, f"head.{name}", rate, row_numbers_N)
+
+        return self.head.forward(self.head_params, rows_ND, dropout=drop, pooler_params=pooler or None)
+
+    def update(self, loss: float) -> None:
+        """Take the optimizer step for the gradients gathered; a loss or gradient that is not finite ends the trial.
+
+        Args:
+            loss: mean over the batch, including a method's penalty.
+        """
+        self.method.after_backward(self.adapter, self.step)
+        factor = lr_factor(self.step, self.num_steps, self.spec.warmup, self.spec.schedule)
+        norm = math.nan
+        if math.isfinite(loss):
+            norm = self.optimizer.step(self.spec.lr * factor, self.spec.clip)
+        if not math.isfinite(norm):
+            self.status = "diverged"
+            what = "loss" if not math.isfinite(loss) else "gradient"
+            self.error = f"the {what} was not finite at step {self.step + 1} of {self.num_steps}"
+            return
+        with torch.no_grad():
+            self.method.after_step(self.adapter, self.step)
+        self.grad_norms.append(norm)
+        self.losses.append(loss)
+        self.step += 1
+
+    # --- checkpoints and facts
+
+    def remember_best(self, score: float) -> None:
+        """Keep the present values if `score` (higher is better) is the best so far; the first of equals stays."""
+        if self._best is None or score > self._best[0]:
+            self._best = (score, self.optimizer.snapshot())
+
+    def restore_best(self) -> None:
+        """Go back to the best values, if any were remembered."""
+        if self._best is not None:
+            self.optimizer.restore(self._best[1])
+
+    def epoch_loss(self) -> float:
+        """Mean training loss over the steps since the last epoch's end."""
+        start = self.curve[-1].step if self.curve else 0
+        recent = self.losses[start:]
+        return float(np.mean(recent)) if recent else math.nan
+
+    @property
+    def undertrained(self) -> bool:
+        """Whether the training loss still fell clearly over the last quarter of the steps.
+
+        The mean of the last eighth is compared with that of the eighth before; it must be lower by 5 % and by two
+        standard errors.
+        """
+        size = len(self.losses) // 8
+        if size < 4:
+            return False
+        before, last = np.array(self.losses[-2 * size : -size]), np.array(self.losses[-size:])
+        error = math.sqrt((before.var(ddof=1) + last.var(ddof=1)) / size)
+        fall = float(before.mean() - last.mean())
+        return fall > _FALLING * float(before.mean()) and fall > 2 * error
+
+    @cached_property
+    def num_params(self) -> dict[str, int]:
+        """Trained numbers: of the adapter, of the head, of the base itself."""
+        return {
+            "adapter": self.adapter.num_params(),
+            "head": sum(value.numel() for value in self.head_params.values()),
+            "base_trained": sum(value.numel() for value in self.base_params.values()),
+        }
+
+
+def _base_tensors(driver: Driver) -> dict[str, Tensor]:
+    """The backbone's parameters (tied ones once) and the pretrained pooler, under their Hugging Face names."""
+    base = driver.base
+    own = {base.arch.hf_prefix + name: value for name, value in base.model.named_parameters()}
+    return {**own, **base.pooler}

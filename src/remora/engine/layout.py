@@ -1,0 +1,214 @@
+"""How the sequences of all lanes of one pass lie in memory.
+
+Packed: hidden states are (1, T, D), all sequences one after the other without padding. Padded: (B, L, D), lanes are
+contiguous batch rows. Either way, flattened rows ``[start_k, stop_k)`` belong to lane k, and everything a method, a
+head or a dropout needs to know about a row is in this one object.
+
+T rows, S sequences, N sequences of a bucket, L length of a bucket.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from remora.engine.dropout import DropoutKeys
+from remora.engine.hashing import row_keys
+
+
+@dataclass(frozen=True, kw_only=True)
+class LaneBatch:
+    """Sequences that one lane puts into a pass.
+
+    Args:
+        ids: token ids per sequence, int64.
+        type_ids: segment ids per sequence (all zero where the tokenizer gives none).
+        index: number of each sequence within the lane's whole batch (dropout masks are keyed by it).
+        num_virtual: rows put before each sequence for virtual tokens.
+        dropout_key: of (trial, step, forward number).
+        base_dropout: whether the base's own dropout is active.
+    """
+
+    ids: Sequence[np.ndarray]
+    type_ids: Sequence[np.ndarray]
+    index: Sequence[int]
+    num_virtual: int = 0
+    dropout_key: int = 0
+    base_dropout: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bucket:
+    """Sequences attended to together: `rows_NL` gathers them from the pass (padding repeats a sequence's first row)."""
+
+    rows_NL: Tensor
+    lengths_N: Tensor
+    real_NL: Tensor
+    full: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """One pass. Row numbers refer to the flattened (1 * T) or (B * L) rows."""
+
+    kind: Literal["packed", "padded"]
+    input_ids: Tensor
+    position_ids: Tensor
+    type_ids: Tensor
+    attention_mask: Tensor | None
+    lane_rows: tuple[slice, ...]
+    lane_sequences: tuple[slice, ...]
+    first_S: Tensor
+    last_S: Tensor
+    start_S: Tensor
+    length_S: Tensor
+    virtual_T: Tensor | None
+    buckets: tuple[Bucket, ...]
+    unbucket_T: Tensor | None
+    num_tokens: int
+    dropout: DropoutKeys
+    training: bool
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of the flattened hidden states."""
+        return self.input_ids.numel()
+
+
+_BUCKET_LENGTHS = (8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096, 8192, 16384)
+
+
+def build_layout(
+    batches: Sequence[LaneBatch],
+    *,
+    kind: Literal["packed", "padded"],
+    position_offset: int,
+    pad_id: int,
+    training: bool,
+    device: torch.device,
+) -> Layout:
+    """Lay the sequences of all lanes out for one pass.
+
+    Args:
+        batches: one per lane, each with at least one sequence.
+        kind: the layout the architecture needs.
+        position_offset: first position id of a sequence (RoBERTa-likes: pad_token_id + 1).
+        pad_id: token id for padding and for the placeholder rows of virtual tokens.
+        training: whether dropout is active.
+        device: where tensors go.
+    """
+    ids: list[np.ndarray] = []
+    types: list[np.ndarray] = []
+    virtual: list[int] = []
+    keys: list[tuple[int, int, bool]] = []
+    lane_sequences: list[slice] = []
+    for batch in batches:
+        lane_sequences.append(slice(len(ids), len(ids) + len(batch.ids)))
+        for tokens, segment, index in zip(batch.ids, batch.type_ids, batch.index, strict=True):
+            n = batch.num_virtual
+            ids.append(np.concatenate([np.full(n, pad_id, tokens.dtype), tokens]) if n else tokens)
+            types.append(np.concatenate([np.zeros(n, segment.dtype), segment]) if n else segment)
+            virtual.append(n)
+            keys.append((batch.dropout_key, index, batch.base_dropout))
+    lengths = np.array([len(tokens) for tokens in ids])
+    width = int(lengths.max())
+    stride = lengths if kind == "packed" else np.full(len(ids), width)
+    starts = np.concatenate([[0], np.cumsum(stride)[:-1]])
+    num_rows = int(stride.sum())
+    position = np.concatenate([np.arange(n) for n in stride])
+    sequence = np.repeat(np.arange(len(ids)), stride)
+    real = position < lengths[sequence]
+    shape = (1, num_rows) if kind == "packed" else (len(ids), width)
+
+    def rows(values: Sequence[np.ndarray], fill: int) -> Tensor:
+        flat = np.full(num_rows, fill, np.int64)
+        flat[real] = np.concatenate(values)
+        return torch.from_numpy(flat).view(shape).to(device)
+
+    key_T = np.empty(num_rows, np.int32)
+    for s, (lane_key, index, _) in enumerate(keys):
+        span = slice(int(starts[s]), int(starts[s] + stride[s]))
+        key_T[span] = row_keys(lane_key, np.full(int(stride[s]), index), position[span])
+    without = np.array([not on for _, _, on in keys])
+    exempt_T = torch.from_numpy(without[sequence]).to(device) if without.any() else None
+    virtual_S = np.array(virtual)
+    virtual_T = None
+    if virtual_S.any():
+        virtual_T = torch.from_numpy(np.where(position < virtual_S[sequence], position, -1)).to(device)
+    padded_position = np.minimum(position, lengths[sequence] - 1)
+    buckets, unbucket = _buckets(starts, lengths, device) if kind == "packed" else ((), None)
+    return Layout(
+        kind=kind,
+        input_ids=rows(ids, pad_id),
+        position_ids=torch.from_numpy(padded_position + position_offset).view(shape).to(device),
+        type_ids=rows(types, 0),
+        attention_mask=None if kind == "packed" else torch.from_numpy(real.astype(np.int64)).view(shape).to(device),
+        lane_rows=tuple(_span(starts, stride, part) for part in lane_sequences),
+        lane_sequences=tuple(lane_sequences),
+        first_S=torch.from_numpy(starts + virtual_S).to(device),
+        last_S=torch.from_numpy(starts + lengths - 1).to(device),
+        start_S=torch.from_numpy(starts).to(device),
+        length_S=torch.from_numpy(lengths).to(device),
+        virtual_T=virtual_T,
+        buckets=buckets,
+        unbucket_T=unbucket,
+        num_tokens=int(lengths.sum()),
+        dropout=DropoutKeys(torch.from_numpy(key_T).to(device), exempt_T, batches[0].dropout_key),
+        training=training,
+    )
+
+
+def token_chunks(ids: Sequence[np.ndarray], tokens: int, room: int = 0) -> Iterator[np.ndarray]:
+    """Cut examples, in order of length, into passes.
+
+    Args:
+        ids: token ids per example.
+        tokens: most tokens of a pass, padding included (at least one example).
+        room: virtual tokens before each example.
+
+    Yields:
+        Example numbers.
+    """
+    lengths = np.array([len(example) for example in ids]) + room
+    order = np.argsort(lengths, kind="stable")
+    start = 0
+    for at in range(len(order)):
+        if at > start and (at - start + 1) * lengths[order[at]] > tokens:
+            yield order[start:at]
+            start = at
+    if len(order):
+        yield order[start:]
+
+
+def _span(starts: np.ndarray, stride: np.ndarray, part: slice) -> slice:
+    last = part.stop - 1
+    return slice(int(starts[part.start]), int(starts[last] + stride[last]))
+
+
+def _buckets(starts: np.ndarray, lengths: np.ndarray, device: torch.device) -> tuple[tuple[Bucket, ...], Tensor]:
+    """Group sequences by length rounded up; also where each row of the pass lies in the buckets joined end to end."""
+    limits = np.array([*_BUCKET_LENGTHS, max(int(lengths.max()), _BUCKET_LENGTHS[-1])])
+    rounded = limits[np.searchsorted(limits, lengths)]
+    buckets: list[Bucket] = []
+    unbucket = np.empty(int(lengths.sum()), np.int64)
+    offset = 0
+    for limit in np.unique(rounded):
+        members = np.flatnonzero(rounded == limit)
+        width = int(lengths[members].max())
+        column = np.arange(width)
+        real = column[None, :] < lengths[members, None]
+        rows_NL = starts[members, None] + np.where(real, column[None, :], 0)
+        unbucket[rows_NL[real]] = offset + np.flatnonzero(real.ravel())
+        offset += real.size
+        buckets.append(
+            Bucket(
+                rows_NL=torch.from_numpy(rows_NL).to(device),
+                lengths_N=torch.from_numpy(lengths[members]).to(device),
+                real_NL=torch.from_numpy(real).to(device),
+                full=bool(real.all()),
+            )
+        )
+    return tuple(buckets), torch.from_numpy(unbucket).to(device)

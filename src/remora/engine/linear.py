@@ -1,0 +1,239 @@
+"""A frozen linear layer with the changes of all lanes, forward and backward in one autograd node.
+
+For every lane k with rows T_k: ``y_k = g_k * (W (l_k * x_k) + s_k B_k A_k drop(x_k)) + b + beta_k`` (any part may be
+absent). The base's product is one matrix product over the rows of all lanes; the lanes' own terms are added in place.
+No lane's rows ever enter another lane's products, so a lane full of NaN stays alone.
+
+T rows, D in_features, O out_features, R rank.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+
+from remora.engine.dropout import apply_mask, keep_mask
+from remora.engine.layout import Layout
+from remora.methods.base import LinearChange
+
+_PARTS = ("A", "B", "in_scale", "out_scale", "bias")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LaneChange:
+    """A lane's change of one linear layer and the flattened rows it acts on."""
+
+    rows: slice
+    change: LinearChange
+    dropout_site: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Term:
+    rows: slice
+    parts: dict[str, int]
+    scale: float
+    dropout: float
+    site: int
+
+
+class _ChangedLinear(Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x_TD: Tensor,
+        weight_OD: Tensor,
+        bias_O: Tensor | None,
+        terms: Sequence[_Term],
+        layout: Layout,
+        *parts: Tensor,
+    ) -> Tensor:
+        dtype = x_TD.dtype
+        cast = [part.to(dtype) for part in parts]
+        x_in = x_TD
+        if any("in_scale" in term.parts for term in terms):
+            x_in = x_TD.clone()
+            for term in terms:
+                if "in_scale" in term.parts:
+                    x_in[term.rows] *= cast[term.parts["in_scale"]]
+        bias_later = any("out_scale" in term.parts for term in terms)
+        y_TO = torch.nn.functional.linear(x_in, weight_OD, None if bias_later else bias_O)
+        saved: list[Tensor] = [x_TD, weight_OD, *cast]
+        kept: list[tuple[int | None, int | None, int | None, int | None]] = []
+
+        def keep(value: Tensor) -> int:
+            saved.append(value)
+            return len(saved) - 1
+
+        covered: list[slice] = []
+        for term in terms:
+            y = y_TO[term.rows]
+            dropped = mask = hidden = scaled = None
+            if "A" in term.parts:
+                x = x_TD[term.rows]
+                if layout.training and term.dropout > 0:
+                    keys = layout.dropout.keys(term.site, term.rows)
+                    bits = keep_mask(keys, x.shape[1], term.dropout)
+                    x = apply_mask(x, bits, term.dropout)
+                    dropped, mask = keep(x), keep(bits)
+                low = x @ cast[term.parts["A"]].T
+                hidden = keep(low)
+                y.add_(low @ cast[term.parts["B"]].T, alpha=term.scale)
+            if "out_scale" in term.parts:
+                scaled = keep(y.clone())
+                y.mul_(cast[term.parts["out_scale"]])
+            if bias_later and bias_O is not None:
+                y.add_(bias_O)
+                covered.append(term.rows)
+            if "bias" in term.parts:
+                y.add_(cast[term.parts["bias"]])
+            kept.append((dropped, mask, hidden, scaled))
+        if bias_later and bias_O is not None:
+            for rows in _gaps(covered, y_TO.shape[0]):
+                y_TO[rows].add_(bias_O)
+        ctx.save_for_backward(*saved)
+        ctx.terms, ctx.kept, ctx.num_parts = terms, kept, len(parts)
+        ctx.dtypes = [part.dtype for part in parts]
+        return y_TO
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        (grad_TO,) = grads
+        saved = ctx.saved_tensors
+        x_TD, weight_OD = saved[0], saved[1]
+        cast = saved[2 : 2 + ctx.num_parts]
+        out: list[Tensor | None] = [None] * ctx.num_parts
+        inner_TO = grad_TO
+        if any("out_scale" in term.parts for term in ctx.terms):
+            inner_TO = grad_TO.clone()
+        low_grads: list[Tensor | None] = []
+        for term, (dropped, _, hidden, scaled) in zip(ctx.terms, ctx.kept, strict=True):
+            grad = grad_TO[term.rows]
+            if "bias" in term.parts:
+                out[term.parts["bias"]] = grad.sum(0)
+            if "out_scale" in term.parts:
+                out[term.parts["out_scale"]] = (grad * saved[scaled]).sum(0)
+                inner_TO[term.rows] *= cast[term.parts["out_scale"]]
+                grad = inner_TO[term.rows]
+            if "A" not in term.parts:
+                low_grads.append(None)
+                continue
+            x = x_TD[term.rows] if dropped is None else saved[dropped]
+            low_grad = (grad @ cast[term.parts["B"]]).mul_(term.scale)
+            low_grads.append(low_grad)
+            if ctx.needs_input_grad[5 + term.parts["A"]]:
+                out[term.parts["A"]] = low_grad.T @ x
+            if ctx.needs_input_grad[5 + term.parts["B"]]:
+                out[term.parts["B"]] = (grad.T @ saved[hidden]).mul_(term.scale)
+        grad_x = None
+        scales_input = any("in_scale" in term.parts for term in ctx.terms)
+        if ctx.needs_input_grad[0] or scales_input:
+            grad_x = inner_TO @ weight_OD
+            for term, low_grad, (_, mask, _, _) in zip(ctx.terms, low_grads, ctx.kept, strict=True):
+                rows = grad_x[term.rows]
+                if "in_scale" in term.parts:
+                    out[term.parts["in_scale"]] = (rows * x_TD[term.rows]).sum(0)
+                    rows.mul_(cast[term.parts["in_scale"]])
+                if low_grad is not None:
+                    back = low_grad @ cast[term.parts["A"]]
+                    rows.add_(back if mask is None else apply_mask(back, saved[mask], term.dropout))
+        given = (None if grad is None else grad.to(dtype) for grad, dtype in zip(out, ctx.dtypes, strict=True))
+        return (grad_x, None, None, None, None, *given)
+
+
+def _gaps(covered: Sequence[slice], num_rows: int) -> list[slice]:
+    gaps: list[slice] = []
+    at = 0
+    for rows in sorted(covered, key=lambda part: part.start):
+        if rows.start > at:
+            gaps.append(slice(at, rows.start))
+        at = rows.stop
+    if at < num_rows:
+        gaps.append(slice(at, num_rows))
+    return gaps
+
+
+def changed_linear(
+    x_TD: Tensor, weight_OD: Tensor, bias_O: Tensor | None, changes: Sequence[LaneChange], layout: Layout
+) -> Tensor:
+    """A frozen linear layer with the changes of some lanes.
+
+    Args:
+        x_TD: (T, D) rows of all lanes.
+        weight_OD: (O, D) frozen.
+        bias_O: (O,) frozen, or None.
+        changes: at most one per lane, rows disjoint.
+        layout: the pass.
+
+    Returns:
+        (T, O).
+    """
+    terms: list[_Term] = []
+    parts: list[Tensor] = []
+    for lane in changes:
+        index: dict[str, int] = {}
+        for name in _PARTS:
+            value = getattr(lane.change, name)
+            if value is not None:
+                index[name] = len(parts)
+                parts.append(value)
+        change = lane.change
+        terms.append(
+            _Term(rows=lane.rows, parts=index, scale=change.scale, dropout=change.dropout, site=lane.dropout_site)
+        )
+    return _ChangedLinear.apply(x_TD, weight_OD, bias_O, terms, layout, *parts)
+
+
+def widen(change: LinearChange, columns: Tensor, out_features: int) -> LinearChange:
+    """A change of some output columns of a fused projection, as a change of the whole.
+
+    Args:
+        change: of the block.
+        columns: (O_block,) which output features the block holds.
+        out_features: of the whole projection.
+    """
+    assert change.in_scale is None, "a block of a fused projection cannot scale the input of the others"
+
+    def spread(value: Tensor | None, fill: float) -> Tensor | None:
+        if value is None:
+            return None
+        whole = value.new_full((out_features, *value.shape[1:]), fill)
+        return whole.index_copy(0, columns, value)
+
+    return replace(
+        change, B=spread(change.B, 0.0), out_scale=spread(change.out_scale, 1.0), bias=spread(change.bias, 0.0)
+    )
+
+
+def join(changes: Sequence[LinearChange]) -> LinearChange:
+    """Changes of one lane on the same layer (blocks of a fused projection) as one of summed rank.
+
+    Every low-rank term sees the input under one dropout mask, and the blocks' columns are disjoint.
+    """
+    if len(changes) == 1:
+        return changes[0]
+    low = [change for change in changes if change.A is not None and change.B is not None]
+    scale = low[0].scale if low else 1.0
+    rates = {change.dropout for change in low}
+    assert len(rates) <= 1, "terms joined on one layer share their dropout"
+
+    def total(values: list[Tensor | None], start: float) -> Tensor | None:
+        given = [value for value in values if value is not None]
+        if not given:
+            return None
+        whole = given[0]
+        for value in given[1:]:
+            whole = whole + value - start
+        return whole
+
+    return LinearChange(
+        A=torch.cat([change.A for change in low if change.A is not None]) if low else None,
+        B=torch.cat([change.B * (change.scale / scale) for change in low if change.B is not None], 1) if low else None,
+        scale=scale,
+        dropout=rates.pop() if rates else 0.0,
+        out_scale=total([change.out_scale for change in changes], 1.0),
+        bias=total([change.bias for change in changes], 0.0),
+    )

@@ -1,0 +1,247 @@
+"""The one training loop: steps all lanes of a pack, refills them from the queue, evaluates, and owns the loss.
+
+The loss of a lane is the mean over its batch; losses are summed over lanes, so every lane has the gradient it would have
+alone. A pass holds whole sequences up to a number of tokens; a lane whose batch does not fit is split over passes and its
+gradients are summed, which changes nothing but the order of additions.
+"""
+
+import math
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from remora.engine.driver import EVAL_TOKENS, Driver
+from remora.engine.features import FeatureCache
+from remora.engine.lanes import Lane
+from remora.engine.layout import token_chunks
+from remora.engine.pooling import pooled_rows
+from remora.engine.trial import CurvePoint, Examples, NoEvents, PackEvents, TrialData, TrialOutcome, TrialSpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Share:
+    """The part of a lane's batch that goes into one pass."""
+
+    lane: Lane
+    chosen: np.ndarray
+    index: np.ndarray
+    batch_size: int
+
+
+def run_pack(
+    driver: Driver,
+    data: TrialData,
+    specs: Sequence[TrialSpec],
+    *,
+    slots: int,
+    tokens_per_pass: int = 1600,
+    events: PackEvents | None = None,
+) -> Iterator[TrialOutcome]:
+    """Train trials side by side over one base; outcomes come in the order in which trials finish.
+
+    Args:
+        driver: of the base.
+        data: shared by all trials.
+        specs: trained in this order; a finished lane is replaced by the next one at a step boundary.
+        slots: lanes at a time. A trial that trains the base's own weights always has the pack for itself.
+        tokens_per_pass: most tokens of one forward and backward pass (at least one sequence).
+        events: told of starts, steps and epochs.
+
+    Yields:
+        One outcome per trial.
+    """
+    told = events or NoEvents()
+    features = FeatureCache(driver, data)
+    queue = list(specs)
+    lanes: list[Lane] = []
+    while queue or lanes:
+        while queue and len(lanes) < slots:
+            lane = Lane(queue[0], driver, data)
+            if lanes and not (lane.method.shares_base and lanes[0].method.shares_base):
+                break
+            queue.pop(0)
+            told.started(lane.spec, lane.num_steps)
+            lanes.append(lane)
+            if not lane.method.shares_base:
+                break
+        _step(driver, data, lanes, features, tokens_per_pass)
+        running: list[Lane] = []
+        for lane in lanes:
+            if lane.losses and lane.status == "done":
+                told.step(lane.spec, lane.step, lane.num_steps, lane.losses[-1])
+            if lane.status == "done" and lane.at_epoch_end:
+                _end_epoch(driver, data, lane, features)
+                told.epoch(lane.spec, lane.curve[-1])
+            if lane.finished:
+                yield _outcome(driver, data, lane, features)
+            else:
+                running.append(lane)
+        lanes = running
+
+
+def evaluate(
+    driver: Driver, data: TrialData, lane: Lane, split: str, features: FeatureCache | None = None
+) -> np.ndarray:
+    """Logits (n, C) float32 of a lane on a split, in the split's order."""
+    examples = data.split(split, lane.room)
+    out = np.empty((len(examples), data.num_outputs), np.float32)
+    with torch.no_grad():
+        if features is not None and not lane.adapter.sites and lane.method.shares_base:
+            return lane.logits(features.rows(split), None, None).float().cpu().numpy()
+        params = lane.compute_params()
+        for chosen in token_chunks(examples.ids, EVAL_TOKENS, lane.room):
+            layout = driver.lay_out([lane.batch(examples, chosen, np.arange(len(chosen)), 0)], training=False)
+            hidden = driver.forward(layout, [lane.adapter], params)
+            rows, _ = pooled_rows(hidden, layout, driver.base.pooling)
+            out[chosen] = lane.logits(rows, None, None).float().cpu().numpy()
+    return out
+
+
+def _step(driver: Driver, data: TrialData, lanes: Sequence[Lane], features: FeatureCache, tokens_per_pass: int) -> None:
+    start = time.perf_counter()
+    losses = {id(lane): torch.zeros((), device=driver.device) for lane in lanes}
+    for lane in lanes:
+        lane.optimizer.zero_grad()
+        lane.method.before_step(lane.adapter, lane.step, lane.num_steps)
+        lane.most_lanes = max(lane.most_lanes, len(lanes))
+    for lane in lanes:
+        if lane.uses_features:
+            losses[id(lane)] = _features_step(data, lane, features)
+    through_base = [lane for lane in lanes if not lane.uses_features]
+    for forward in range(max((lane.method.num_forwards() for lane in through_base), default=0)):
+        taking_part = [lane for lane in through_base if forward < lane.method.num_forwards()]
+        for shares in _passes(taking_part, tokens_per_pass, driver.lanes_share_passes):
+            for lane, loss in _run_pass(driver, data, shares, forward):
+                losses[id(lane)] = losses[id(lane)] + loss
+    for lane in lanes:
+        penalty = lane.method.penalty(lane.adapter, lane.step)
+        if penalty is not None:
+            penalty.backward()
+            losses[id(lane)] = losses[id(lane)] + penalty.detach()
+    values = torch.stack([losses[id(lane)].float() for lane in lanes]).tolist()
+    for lane, loss in zip(lanes, values, strict=True):
+        lane.update(loss)
+    seconds = time.perf_counter() - start
+    for lane in lanes:
+        lane.seconds += seconds
+
+
+def _features_step(data: TrialData, lane: Lane, features: FeatureCache) -> Tensor:
+    chosen = lane.indices()
+    rows = features.rows("train")[torch.from_numpy(chosen)]
+    targets = torch.from_numpy(lane.train.targets[chosen]).to(rows.device)
+    loss = data.task.loss(lane.logits(rows, None, None), targets).mean()
+    loss.backward()
+    return loss.detach()
+
+
+def _passes(lanes: Sequence[Lane], tokens_per_pass: int, lanes_share: bool) -> Iterator[list[_Share]]:
+    """Fill passes with sequences, lane by lane, up to a number of tokens."""
+    shares: list[_Share] = []
+    tokens = 0
+    for lane in lanes:
+        indices = lane.indices()
+        start = 0
+        for at, example in enumerate(indices):
+            size = len(lane.train.ids[example]) + lane.room
+            if tokens and tokens + size > tokens_per_pass:
+                if at > start:
+                    shares.append(_share(lane, indices, start, at))
+                yield shares
+                shares, tokens, start = [], 0, at
+            tokens += size
+        shares.append(_share(lane, indices, start, len(indices)))
+        if not lanes_share:
+            yield shares
+            shares, tokens = [], 0
+    if shares:
+        yield shares
+
+
+def _share(lane: Lane, indices: np.ndarray, start: int, stop: int) -> _Share:
+    return _Share(lane=lane, chosen=indices[start:stop], index=np.arange(start, stop), batch_size=len(indices))
+
+
+def _run_pass(driver: Driver, data: TrialData, shares: Sequence[_Share], forward: int) -> list[tuple[Lane, Tensor]]:
+    """Forward and backward of one pass; returns every lane's part of its loss."""
+    batches = [
+        share.lane.batch(share.lane.train, share.chosen, share.index, share.lane.dropout_key(forward))
+        for share in shares
+    ]
+    layout = driver.lay_out(batches, training=True)
+    first = shares[0].lane
+    hidden = driver.forward(layout, [share.lane.adapter for share in shares], first.compute_params())
+    rows, numbers = pooled_rows(hidden, layout, driver.base.pooling)
+    parts: list[tuple[Lane, Tensor]] = []
+    for share, sequences in zip(shares, layout.lane_sequences, strict=True):
+        lane = share.lane
+        logits = lane.logits(rows[sequences], layout, numbers[sequences])
+        targets = torch.from_numpy(lane.train.targets[share.chosen]).to(logits.device)
+        scale = 1 / (share.batch_size * lane.method.num_forwards())
+        parts.append((lane, data.task.loss(logits, targets).sum() * scale))
+    torch.stack([loss for _, loss in parts]).sum().backward()
+    return [(lane, loss.detach()) for lane, loss in parts]
+
+
+def _end_epoch(driver: Driver, data: TrialData, lane: Lane, features: FeatureCache) -> None:
+    spec = lane.spec
+    train_loss = lane.epoch_loss()
+    point = CurvePoint(step=lane.step, epoch=lane.step / lane.steps_per_epoch, train_loss=train_loss)
+    if spec.curve or spec.select == "best-validation":
+        logits = evaluate(driver, data, lane, "validation", features)
+        loss, metrics = _score(data, lane, "validation", logits)
+        point = CurvePoint(
+            step=point.step, epoch=point.epoch, train_loss=train_loss, validation_loss=loss, validation=metrics
+        )
+        if spec.select == "best-validation":
+            lane.remember_best(next(iter(metrics.values())))
+    lane.curve.append(point)
+
+
+def _score(data: TrialData, lane: Lane, split: str, logits: np.ndarray) -> tuple[float, dict[str, float]]:
+    targets = data.split(split, lane.room).targets
+    loss = data.task.loss(torch.from_numpy(logits), torch.from_numpy(targets)).mean()
+    return float(loss), data.task.metrics(targets, logits)
+
+
+def _outcome(driver: Driver, data: TrialData, lane: Lane, features: FeatureCache) -> TrialOutcome:
+    lane.restore_best()
+    logits: dict[str, np.ndarray] = {}
+    metrics: dict[str, dict[str, float]] = {}
+    losses = {"train": lane.curve[-1].train_loss if lane.curve else math.nan}
+    if lane.status == "done":
+        for split in lane.spec.splits:
+            logits[split] = evaluate(driver, data, lane, split, features)
+            losses[split], metrics[split] = _score(data, lane, split, logits[split])
+    norms = lane.grad_norms
+    adapter = lane.adapter
+
+    def kept(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {name: value.detach().clone().cpu() for name, value in tensors.items()}
+
+    frozen = {f"{key}.{name}": value for key, state in adapter.states.items() for name, value in state.frozen.items()}
+    return TrialOutcome(
+        spec=lane.spec,
+        status=lane.status,
+        error=lane.error,
+        step=lane.step,
+        curve=tuple(lane.curve),
+        losses=losses,
+        metrics=metrics,
+        logits=logits,
+        adapter=kept(adapter.trained()),
+        frozen=kept({**frozen, **adapter.shared}),
+        head=kept(lane.head_params),
+        base_weights=kept(lane.base_params),
+        num_params=lane.num_params,
+        undertrained=lane.undertrained,
+        grad_norm={"mean": float(np.mean(norms)), "min": min(norms), "max": max(norms)} if norms else {},
+        train_seconds=lane.seconds,
+        examples=sum(len(lane.train) for _ in range(lane.step // lane.steps_per_epoch))
+        + min(lane.step % lane.steps_per_epoch * lane.spec.batch_size, len(lane.train)),
+        lanes=lane.most_lanes,
+    )

@@ -1,0 +1,267 @@
+"""What a fine-tuning method is: its settings, its trained tensors, and what it does at a site of the frozen base.
+
+A method never sees the training loop. At a linear site it declares a `LinearChange`, which the engine evaluates for all
+lanes of a pass at once; at any other site it transforms the rows of its own lane. Everything else (which tensors carry
+weight decay, a penalty, something to do before or after an optimizer step) is a hook with a neutral default.
+
+Shapes: T rows, D in_features, O out_features, R rank.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor
+
+from remora.models.sites import Site
+
+Family = Literal["full", "head", "additive", "partial", "reparameterized", "hybrid", "unified"]
+Tensors = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class LogRange:
+    """A range of learning rates, tuned on a logarithmic scale."""
+
+    low: float
+    high: float
+
+    def grid(self, num_points: int) -> tuple[float, ...]:
+        """`num_points` values, evenly spaced in log and rounded to two digits; one point is the geometric middle."""
+        if num_points == 1:
+            values = [math.sqrt(self.low * self.high)]
+        else:
+            ratio = (self.high / self.low) ** (1 / (num_points - 1))
+            values = [self.low * ratio**k for k in range(num_points)]
+        return tuple(float(f"{value:.1e}") for value in values)
+
+
+class MethodConfig(BaseModel):
+    """Settings of a method: strict, frozen, unknown keys refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LinearChange:
+    """What a method makes of a linear site: ``y = g * (W (l * x) + s B A drop(x)) + b + beta``.
+
+    Args:
+        A: (R, D) and B: (O, R), the low-rank term, or both None.
+        scale: s.
+        dropout: rate on the input of the low-rank term, in training only.
+        in_scale: l, (D,).
+        out_scale: g, (O,).
+        bias: beta, (O,), added to the base's own bias.
+    """
+
+    A: Tensor | None = None
+    B: Tensor | None = None
+    scale: float = 1.0
+    dropout: float = 0.0
+    in_scale: Tensor | None = None
+    out_scale: Tensor | None = None
+    bias: Tensor | None = None
+
+    def delta_weight(self, weight_OD: Tensor) -> Tensor:
+        """The weight (O, D) that computes the changed site without the method, in the dtype of `weight_OD`."""
+        merged = weight_OD if self.in_scale is None else weight_OD * self.in_scale.to(weight_OD.dtype)
+        if self.A is not None and self.B is not None:
+            merged = merged + self.scale * (self.B.to(weight_OD.dtype) @ self.A.to(weight_OD.dtype))
+        return merged if self.out_scale is None else merged * self.out_scale.to(weight_OD.dtype)[:, None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SiteWeights:
+    """The frozen tensors a method finds at a site, in the base's compute dtype.
+
+    Args:
+        weight: (O, D) of a linear site (a row block of it for a fused projection), (D,) of a norm, (V, D) of an embedding.
+        bias: (O,) or (D,), or None.
+    """
+
+    weight: Tensor
+    bias: Tensor | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rows:
+    """What a transform may know about the rows of its lane.
+
+    Args:
+        virtual_T: (T,) index of the virtual token a row stands for, -1 on real tokens; None when the lane has none.
+        training: whether this is a training pass.
+    """
+
+    virtual_T: Tensor | None
+    training: bool
+
+
+@dataclass(kw_only=True)
+class SiteState:
+    """Tensors of one method at one site: `trained` are parameters, `frozen` are drawn or computed once and kept."""
+
+    trained: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
+    frozen: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
+
+
+class Method:
+    """Base class of all methods: one instance is one method with its settings.
+
+    Class attributes:
+        name: the id, lower-case with hyphens (set by `register`).
+        label: how tables call it.
+        family: place in the taxonomy of Xu et al. 2023 (arXiv:2312.12148).
+        citation: author, year, arXiv id.
+        lr_range: the learning rates worth tuning, from the method's paper or its authors' code.
+        peft_type: the type its adapter files carry, or None.
+        mergeable: whether a LinearChange folds into the base weight exactly.
+        shares_base: False when it trains the base's own weights, and so runs alone in its pack.
+        identity_at_init: whether the model's output is unchanged before the first step.
+        zero_gradients: substrings of parameter names whose gradient is exactly zero by mathematics.
+        min_train_accuracy: what "can learn" must reach with a frozen random head (64 sentences, 300 steps).
+        examples: settings for the contract tests.
+    """
+
+    name: ClassVar[str] = ""
+    label: ClassVar[str] = ""
+    family: ClassVar[Family]
+    citation: ClassVar[str]
+    lr_range: ClassVar[LogRange]
+    peft_type: ClassVar[str | None] = None
+    mergeable: ClassVar[bool] = False
+    shares_base: ClassVar[bool] = True
+    identity_at_init: ClassVar[bool] = True
+    zero_gradients: ClassVar[tuple[str, ...]] = ()
+    min_train_accuracy: ClassVar[float] = 0.95
+    examples: ClassVar[tuple[dict[str, Any], ...]] = ({},)
+
+    class Config(MethodConfig):
+        """Settings; each method has its own."""
+
+    def __init__(self, config: MethodConfig) -> None:
+        self.config = config
+
+    # --- what is trained
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """Portable site names or exact module names this method attaches to; empty for none."""
+        return tuple(getattr(self.config, "targets", ()))
+
+    @property
+    def num_virtual_tokens(self) -> int:
+        """Rows put before each sequence; they take their share of the text budget."""
+        return 0
+
+    def shared(self, sites: Sequence[Site]) -> dict[str, Tensor]:
+        """Frozen float32 tensors common to all sites (VeRA's A and B), a pure function of settings and shapes."""
+        return {}
+
+    def init(self, site: Site, base: SiteWeights, shared: Tensors, rng: torch.Generator) -> SiteState:
+        """Float32 tensors of one site. All randomness comes from `rng`."""
+        raise AssertionError(f"{self.name} attaches to {site.name} but does not say how it starts")
+
+    # --- what it computes
+
+    def change(self, state: Tensors, site: Site, base: SiteWeights) -> LinearChange:
+        """The change of a linear site; `state` holds trained, frozen and shared tensors by name."""
+        raise AssertionError(f"{self.name} has no linear form at {site.name}")
+
+    def transform(
+        self, state: Tensors, site: Site, base: SiteWeights, x_TD: Tensor, y_TD: Tensor, rows: Rows
+    ) -> Tensor:
+        """The new output (T, D) of a norm, embedding or block site from its input `x_TD` and the base's output `y_TD`."""
+        raise AssertionError(f"{self.name} does not act on {site.name}")
+
+    # --- how it is trained
+
+    def lr_multiplier(self, parameter: str) -> float:
+        """Factor on the trial's learning rate for a parameter of the adapter (its name within the site)."""
+        return 1.0
+
+    def decays(self, parameter: str, value: Tensor) -> bool:
+        """Whether weight decay applies: matrices only; biases, norms, scales and vectors are exempt."""
+        return value.ndim >= 2
+
+    def num_forwards(self) -> int:
+        """Forward passes per step and example; the loss is their mean."""
+        return 1
+
+    def before_step(self, adapter: "AdapterTensors", step: int, num_steps: int) -> None:
+        """Phases and schedules: runs before the forward of optimizer step `step` (from 0). May change adapter tensors."""
+
+    def penalty(self, adapter: "AdapterTensors", step: int) -> Tensor | None:
+        """A scalar added to the lane's loss, or None."""
+        return None
+
+    def after_backward(self, adapter: "AdapterTensors", step: int) -> None:
+        """May edit the gradients before clipping."""
+
+    def after_step(self, adapter: "AdapterTensors", step: int) -> None:
+        """May edit the trained tensors in place after the optimizer step (proximal steps, projections)."""
+
+    # --- how it is stored
+
+    def peft_config(self, sites: Sequence[Site]) -> dict[str, Any]:
+        """The method's own keys of `adapter_config.json` (without the common ones)."""
+        raise AssertionError(f"{self.name} has no PEFT format")
+
+    def peft_tensors(self, adapter: "AdapterTensors") -> dict[str, Tensor]:
+        """Tensors by their PEFT key below ``base_model.model.``: ``<module in the full model>.lora_A.weight`` and so on."""
+        raise AssertionError(f"{self.name} has no PEFT format")
+
+
+@dataclass(kw_only=True)
+class AdapterTensors:
+    """All tensors of one adapter.
+
+    Args:
+        method: the method they belong to.
+        sites: where it is attached, in order.
+        states: per site key (`Site.id`), its trained and frozen tensors; trained ones are leaves with `.grad`.
+        shared: what `Method.shared` gave.
+        extra: state of the method's own between steps; kept in checkpoints.
+    """
+
+    method: Method
+    sites: tuple[Site, ...]
+    states: dict[str, SiteState]
+    shared: dict[str, Tensor]
+    extra: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
+
+    def at(self, site: Site) -> dict[str, Tensor]:
+        """Trained, frozen and shared tensors of a site under their short names."""
+        state = self.states[site.id]
+        return {**self.shared, **state.frozen, **state.trained}
+
+    def trained(self) -> dict[str, Tensor]:
+        """Trained tensors under ``<site key>.<name>``, in a fixed order."""
+        return {f"{key}.{name}": value for key, state in self.states.items() for name, value in state.trained.items()}
+
+    def num_params(self) -> int:
+        """Number of trained numbers in the adapter."""
+        return sum(value.numel() for value in self.trained().values())
+
+
+def init_adapter(
+    method: Method, sites: Sequence[Site], weights: Mapping[str, SiteWeights], seed: int
+) -> AdapterTensors:
+    """Draw a fresh adapter; each site has a random stream of its own, so neither order nor neighbours matter.
+
+    Args:
+        method: method with its settings.
+        sites: where it attaches.
+        weights: frozen tensors by `Site.id`.
+        seed: the trial's init seed.
+    """
+    from remora.seeds import torch_generator
+
+    shared = method.shared(sites)
+    states = {
+        site.id: method.init(site, weights[site.id], shared, torch_generator(seed, "init", site.id)) for site in sites
+    }
+    return AdapterTensors(method=method, sites=tuple(sites), states=states, shared=shared)
