@@ -136,7 +136,7 @@ def tiny_config(name: str, num_labels: int = 2, **overrides: Any) -> Any:
 def tiny_hf(
     name: str, num_labels: int = 2, dtype: torch.dtype = torch.float32, seed: int = 0, **overrides: Any
 ) -> nn.Module:
-    """transformers' classification model in ``eval()``, with the backbone weights of ``tiny_base`` of the same arguments."""
+    """transformers' classification model in ``eval()``; it has the backbone weights of the same ``tiny_base``."""
     config = tiny_config(name, num_labels, **overrides)
     with quiet_transformers(), torch.random.fork_rng(devices=[]):
         model = AutoModelForSequenceClassification.from_config(config)
@@ -169,7 +169,7 @@ def tiny_base(
     if not pooler:
         missing |= {key for key, _ in model.named_parameters() if ".pooler." in key}
     files = ModelFiles(name=f"tiny-{name}", source="test")
-    return make_base(model, model.config, tokenizer=None, files=files, missing=missing, dtype=dtype)
+    return make_base(model, tokenizer=None, files=files, missing=missing, dtype=dtype)
 
 
 def _random(key: str, parameter: torch.Tensor, seed: int, centre: float) -> torch.Tensor:

@@ -109,7 +109,7 @@ class Architecture:
         return self.prefix + "."
 
     def position_offset(self, config: ModelConfigHF) -> int:
-        """Position id of a sequence's first token: ``pad_token_id + 1`` for RoBERTa-likes, else 0 (OPT adds its own 2)."""
+        """Position id of the first token: ``pad_token_id + 1`` for RoBERTa-likes, else 0 (OPT adds its own 2)."""
         return self.offset(config)
 
     def max_positions(self, config: ModelConfigHF) -> int:

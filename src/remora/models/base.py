@@ -1,4 +1,4 @@
-"""The base model as the rest of Remora sees it: a frozen backbone, its tokenizer, and the pretrained part of its head."""
+"""The base model as the rest of Remora sees it: a frozen backbone, a tokenizer, the pretrained part of the head."""
 
 import hashlib
 from collections.abc import Iterator, Mapping

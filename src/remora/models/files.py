@@ -5,7 +5,7 @@ import importlib.metadata
 import importlib.util
 import json
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +111,12 @@ def resolve(id: str, revision: str | None = None) -> ModelFiles:
     if path.is_file():
         return _checked_file(path, name=id, source="file")
     return _from_hub(id, revision)
+
+
+def with_folder(files: ModelFiles, folder: Path) -> ModelFiles:
+    """The same model, read from a checked safetensors folder instead of its GGUF file."""
+    checked = _checked_folder(folder, name=files.name, source=files.source, revision=files.revision)
+    return replace(files, folder=folder, config=checked.config)
 
 
 def _from_package(name: str) -> ModelFiles:

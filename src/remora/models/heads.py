@@ -1,7 +1,7 @@
 """Classification heads: Hugging Face's own head of each architecture, applied to the few rows that are read.
 
-A head is a list of steps with the names its parameters have in transformers' ``...ForSequenceClassification``, so that it
-can be applied with any trial's parameters, differentiated, and saved under the names peft expects.
+A head is a list of steps with the names its parameters have in transformers' ``...ForSequenceClassification``, so that
+it can be applied with any trial's parameters, differentiated, and saved under the names peft expects.
 tests/models/test_heads.py holds every head against transformers' own logits.
 """
 

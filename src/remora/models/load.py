@@ -10,8 +10,8 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTok
 from remora.errors import ModelError
 from remora.models.architectures import get_architecture
 from remora.models.base import Base
-from remora.models.files import ModelFiles, resolve
-from remora.models.gguf import load_gguf
+from remora.models.files import ModelFiles, resolve, with_folder
+from remora.models.gguf import converted_gguf
 from remora.models.heads import pretrainable_names
 from remora.models.quiet import quiet_transformers
 
@@ -36,8 +36,7 @@ def load_base(id: str, *, revision: str | None = None, dtype: torch.dtype = torc
         raise ModelError(f"a base model cannot be stored as {dtype}", "choose float32, bfloat16 or float64")
     files = resolve(id, revision)
     if files.gguf is not None:
-        model, config, tokenizer = load_gguf(files.gguf, id)
-        return make_base(model, config, tokenizer=tokenizer, files=files, missing=None, dtype=dtype)
+        files = with_folder(files, converted_gguf(files.gguf, id))
     get_architecture(files.model_type, id)
     with quiet_transformers(), torch.random.fork_rng(devices=[]):
         config = AutoConfig.from_pretrained(files.folder, local_files_only=True)
@@ -58,40 +57,43 @@ def load_base(id: str, *, revision: str | None = None, dtype: torch.dtype = torc
                 f"{id}: the weights cannot be read: {error}", "the files may be damaged; fetch them again"
             ) from error
     _refuse_holes(report, model, id)
-    return make_base(model, config, tokenizer=tokenizer, files=files, missing=report["missing_keys"], dtype=dtype)
+    return make_base(model, tokenizer=tokenizer, files=files, missing=report["missing_keys"], dtype=dtype)
 
 
 def make_base(
     model: nn.Module,
-    config: Any,
     *,
     tokenizer: Any,
     files: ModelFiles,
-    missing: Collection[str] | None,
+    missing: Collection[str],
     dtype: torch.dtype,
 ) -> Base:
     """Turn a transformers model into a frozen base.
 
     Args:
-        model: the classification model, or the bare backbone. It is taken over: its pooler is removed.
-        config: its configuration.
+        model: the classification model. It is taken over: its pooler is removed.
         tokenizer: its tokenizer or None.
         files: where it came from.
-        missing: names of parameters that the checkpoint lacks; None for a bare backbone, which has no head at all.
+        missing: names of parameters that the checkpoint lacks.
         dtype: type in which the weights are stored.
 
     Returns:
         The base; head parts that the checkpoint has and that are not fresh by nature are in ``pooler``.
     """
+    backbone = model.get_submodule(str(model.base_model_prefix))
+    config: Any = backbone.config
     arch = get_architecture(config.model_type, files.name)
-    backbone = model if missing is None else model.get_submodule(arch.prefix)
+    if arch.functional_dropout and config.layerdrop > 0:
+        raise ModelError(
+            f"{files.name} skips whole layers at random in training (layerdrop {config.layerdrop}), which is not supported",
+            "set layerdrop to 0 in its config.json",
+        )
+    names = pretrainable_names(arch.head, config)
     pooler: dict[str, Tensor] = {}
-    if missing is not None:
+    if not set(names) & set(missing):
+        keep = torch.float64 if dtype == torch.float64 else torch.float32
         parameters = dict(model.named_parameters())
-        names = pretrainable_names(arch.head, config)
-        if names and not set(names) & set(missing):
-            keep = torch.float64 if dtype == torch.float64 else torch.float32
-            pooler = {name: parameters[name].detach().to(keep).clone() for name in names}
+        pooler = {name: parameters[name].detach().to(keep).clone() for name in names}
     if arch.head in ("bert", "albert"):
         backbone.register_module("pooler", None)  # what is pretrained of it was taken out above, the rest is random
     backbone.requires_grad_(False)
