@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from remora.cli.console import format_bytes, format_seconds, format_table, parse_duration, print_json
+from remora.cli.console import format_table, parse_duration, print_json
 from remora.errors import ConfigError
 
 
@@ -17,21 +17,6 @@ def test_durations(text: str, seconds: float) -> None:
 def test_what_is_no_duration(text: str) -> None:
     with pytest.raises(ConfigError, match="--budget"):
         parse_duration(text)
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"), [(1.234, "1.2 s"), (45, "45 s"), (720, "12 min"), (5990, "1 h 40 min"), (7500, "2 h 05 min")]
-)
-def test_seconds_as_people_say_them(seconds: float, text: str) -> None:
-    assert format_seconds(seconds) == text
-
-
-@pytest.mark.parametrize(
-    ("size", "text"),
-    [(900, "900 B"), (12 * 1024, "12 KiB"), (161234, "157 KiB"), (1.4 * 2**30, "1.4 GiB"), (5e12, "4656.6 GiB")],
-)
-def test_sizes(size: float, text: str) -> None:
-    assert format_bytes(size) == text
 
 
 def test_table_is_aligned_and_has_no_trailing_blanks() -> None:

@@ -35,7 +35,7 @@ def test_lines_say_stage_end_of_trial_and_time_left() -> None:
     assert lines == [
         "12:00:00 tuning: 3 trials",
         "12:00:00 tuning 1/3: lora-s0 done 81.2, about 20 s left",
-        "12:00:00 tuning 2/3: dora-s0 diverged, about 5.0 s left",
+        "12:00:00 tuning 2/3: dora-s0 diverged, about 5 s left",
     ]
 
 

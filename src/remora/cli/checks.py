@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from remora.cli.console import format_bytes
 from remora.errors import RemoraError
 from remora.paths import cache_dir
+from remora.results.wording import size
 
 if TYPE_CHECKING:
     import torch
@@ -65,7 +65,7 @@ def check_device() -> Check:
 
     if torch.cuda.is_available():
         properties = torch.cuda.get_device_properties(0)
-        found = f"{properties.name}, {format_bytes(properties.total_memory)}, CUDA {torch.version.cuda}"
+        found = f"{properties.name}, {size(properties.total_memory)}, CUDA {torch.version.cuda}"
         return Check(name="device", verdict="ok", found=found)
     capability = torch.backends.cpu.get_cpu_capability()
     return Check(name="device", verdict="ok", found=f"CPU ({platform.machine()}, {capability}), no CUDA device")
@@ -139,7 +139,7 @@ def check_memory() -> Check:
     import psutil
 
     memory = psutil.virtual_memory()
-    found = f"{format_bytes(memory.available)} free of {format_bytes(memory.total)}"
+    found = f"{size(memory.available)} free of {size(memory.total)}"
     if memory.available < MIN_MEMORY:
         return Check(name="memory", verdict="warning", found=found, hint="close programs, or set engine.workers=1")
     return Check(name="memory", verdict="ok", found=found)
@@ -148,7 +148,7 @@ def check_memory() -> Check:
 def check_disk(folder: Path) -> Check:
     """Free disk where run directories go."""
     free = shutil.disk_usage(folder).free
-    found = f"{format_bytes(free)} free in {folder}"
+    found = f"{size(free)} free in {folder}"
     if free < MIN_DISK:
         return Check(
             name="disk", verdict="warning", found=found, hint="full fine-tuning stores whole models; free some space"

@@ -26,26 +26,6 @@ def print_jsonl(value: Mapping[str, object]) -> None:
     click.echo(json.dumps(value, ensure_ascii=False, allow_nan=False))
 
 
-def format_seconds(seconds: float) -> str:
-    """A duration as people say it: ``45 s``, ``12 min``, ``2 h 05 min``."""
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60:02d} min"
-
-
-def format_bytes(num_bytes: float) -> str:
-    """A size in binary units: ``900 B``, ``12 KiB``, ``1.4 GiB``."""
-    size = float(num_bytes)
-    for unit in ("B", "KiB", "MiB"):
-        if size < 1024:
-            return f"{size:.0f} {unit}"
-        size /= 1024
-    return f"{size:.1f} GiB"
-
-
 def parse_duration(text: str) -> float:
     """Read a duration such as ``20m``, ``90s`` or ``1h30m``.
 

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from remora.cli.console import format_bytes, format_seconds
 from remora.results.summary_schema import Row, StudySummary
+from remora.results.wording import duration, size
 
 if TYPE_CHECKING:
     from remora.study.api import StudyPlan
@@ -45,8 +45,8 @@ def plan_json(plan: "StudyPlan") -> dict[str, object]:
 def plan_text(plan: "StudyPlan") -> str:
     """The plan for people: one line of cost, one line for everything the budget cut."""
     cost = (
-        f"{plan.num_trials} trials, about {format_seconds(plan.seconds)}, peak memory about "
-        f"{format_bytes(plan.peak_bytes)}, {plan.trials_per_pack} trials per pack"
+        f"{plan.num_trials} trials, about {duration(plan.seconds)}, peak memory about "
+        f"{size(plan.peak_bytes)}, {plan.trials_per_pack} trials per pack"
     )
     return "\n".join([f"plan: {cost}", *(f"to fit the budget: {cut}" for cut in plan.cuts)])
 

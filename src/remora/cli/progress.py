@@ -11,7 +11,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from remora.cli.console import format_seconds
+from remora.results.wording import duration, points
 from remora.study.progress import Progress
 
 _MAX_ROWS = 14
@@ -75,10 +75,6 @@ class Board:
         return [*ended[max(0, len(ended) - (_MAX_ROWS - len(running))) :], *running]
 
 
-def _points(metric: float | None) -> str:
-    return "" if metric is None else f"{100 * metric:.1f}"
-
-
 class LiveProgress:
     """A table with progress bars that redraws in place on stderr.
 
@@ -101,7 +97,7 @@ class LiveProgress:
             Text(board.name, style="bold"),
             ProgressBar(total=max(board.total, 1), completed=board.done, width=30),
             f"{board.done}/{board.total} trials",
-            "" if left is None else f"about {format_seconds(left)} left",
+            "" if left is None else f"about {duration(left)} left",
         )
         table = Table(box=None, pad_edge=False)
         for name in ("trial", "status", "", "steps", "loss", "metric"):
@@ -115,7 +111,7 @@ class LiveProgress:
                 ),
                 f"{row.step}/{row.total}" if row.total else "",
                 "" if row.loss is None else f"{row.loss:.3f}",
-                _points(row.metric),
+                "" if row.metric is None else points(row.metric),
             )
         return Group(head, table)
 
@@ -151,7 +147,7 @@ class LiveProgress:
     def _leave_line(self) -> None:
         """Keep one line of a stage that ended, since the live table itself vanishes."""
         if self.board.name and self.board.done:
-            took = format_seconds(self.board.clock() - self.board.since)
+            took = duration(self.board.clock() - self.board.since)
             self._console.print(Text(f"{self.board.name}: {self.board.done}/{self.board.total} trials in {took}"))
             self.board.name = ""
 
@@ -193,7 +189,7 @@ class LineProgress:
     def trial_step(self, trial: str, step: int, total: int, loss: float, metric: float | None) -> None:
         """Write a sign of life when nothing was written for a while."""
         if self.board.clock() - self._last_line >= _HEARTBEAT_SECONDS:
-            value = "" if metric is None else f", metric {_points(metric)}"
+            value = "" if metric is None else f", metric {points(metric)}"
             self.note(f"{self.board.name}: {trial} at step {step}/{total}, loss {loss:.3f}{value}")
 
     def trial_finished(self, trial: str, status: str, metric: float | None) -> None:
@@ -201,8 +197,8 @@ class LineProgress:
         board = self.board
         board.finish(trial, status, metric)
         left = board.remaining()
-        value = "" if metric is None else f" {_points(metric)}"
-        tail = f", about {format_seconds(left)} left" if left else ""
+        value = "" if metric is None else f" {points(metric)}"
+        tail = f", about {duration(left)} left" if left else ""
         self.note(f"{board.name} {board.done}/{board.total}: {trial} {status}{value}{tail}")
 
     def finished(self) -> None:

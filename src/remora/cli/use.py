@@ -82,16 +82,16 @@ def find_adapter(folder: Path) -> Path:
         AdapterError: neither, or a run directory without any adapter.
     """
     from remora.errors import AdapterError
+    from remora.results.store import STUDY_FILE, read_run
+    from remora.results.summary import summary_of
 
     if (folder / "adapter_config.json").is_file() or (folder / "remora.json").is_file():
         return folder
-    if not (folder / "study.yaml").is_file():
+    if not (folder / STUDY_FILE).is_file():
         raise AdapterError(
             f"{folder} is neither an adapter nor a run directory", "give a folder with adapter_config.json"
         )
-    from remora.results.summary import summarise
-
-    summary = summarise(folder)
+    summary = summary_of(read_run(folder))
     chosen = [row for row in summary.rows if row.adapter and row.label == summary.recommendation.label]
     best = [row for row in summary.rows if row.adapter and row.mean is not None]
     if not chosen and not best:
