@@ -6,6 +6,9 @@ from remora.results.schema import RowPlan, TrialResult
 from remora.results.store import RunDirectory
 from remora.results.summary_schema import Curve, EpochMean, Role, SeedOutcome, TrialCounts, Tuning, TuningTrial
 
+# Rows that nobody would choose: they show what can be had without training.
+BASELINES = frozenset({"majority", "untrained"})
+
 
 def mean(values: Iterable[float]) -> float | None:
     """The mean, or None of nothing."""
@@ -33,7 +36,7 @@ def role(plan: RowPlan, reference: str | None) -> Role:
     """What a row is for: a method to choose, the reference, or a baseline nobody would choose."""
     if plan.label == reference:
         return "reference"
-    return "baseline" if plan.family == "baseline" else "method"
+    return "baseline" if plan.method in BASELINES else "method"
 
 
 def seed_outcomes(trials: Sequence[TrialResult]) -> tuple[SeedOutcome, ...]:

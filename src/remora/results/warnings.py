@@ -38,7 +38,7 @@ def collect_warnings(
         *_tuning_losses(run, tuned),
         *_truncated(run, finals),
         *_overlap(run.data),
-        *_baselines(run.study.rows),
+        *_notes(run.study.rows),
     )
 
 
@@ -158,9 +158,5 @@ def _overlap(data: DataInfo) -> list[Warning]:
     ]
 
 
-def _baselines(plans: Sequence[RowPlan]) -> list[Warning]:
-    return [
-        Warning(kind="note", label=plan.label, message=plan.note)
-        for plan in plans
-        if plan.note and plan.family != "baseline"
-    ]
+def _notes(plans: Sequence[RowPlan]) -> list[Warning]:
+    return [Warning(kind="note", label=plan.label, message=plan.note) for plan in plans if plan.note]

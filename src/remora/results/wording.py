@@ -29,7 +29,8 @@ def points(value: float | None, metric: str = "") -> str:
         return NONE
     if metric in RAW_METRICS:
         return f"{value:.4g}"
-    return _minus(f"{100 * value:.1f}")
+    text = f"{100 * value:.1f}"
+    return "0.0" if text == "-0.0" else _minus(text)
 
 
 def signed(value: float | None) -> str:
@@ -40,9 +41,9 @@ def signed(value: float | None) -> str:
     return "0.0" if text in ("+0.0", "-0.0") else _minus(text)
 
 
-def interval(low: float | None, high: float | None) -> str:
+def interval(low: float | None, high: float | None, metric: str = "") -> str:
     """An interval in points: 89.9 to 92.4."""
-    return NONE if low is None or high is None else f"{points(low)} to {points(high)}"
+    return NONE if low is None or high is None else f"{points(low, metric)} to {points(high, metric)}"
 
 
 def rate(value: float | None) -> str:
@@ -61,7 +62,12 @@ def count(value: float | None) -> str:
         if abs(value) >= size:
             scaled = value / (1e3 if unit == "k" else size)
             return f"{scaled:.3g} {unit}" if scaled < 1000 else f"{scaled:.0f} {unit}"
-    return f"{value:,.0f}".replace(",", " ")
+    return number(value)
+
+
+def number(value: float) -> str:
+    """A whole number with thin spaces between thousands: 1 940."""
+    return f"{value:,.0f}".replace(",", "\u2009")
 
 
 def size(value: float | None) -> str:

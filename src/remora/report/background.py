@@ -1,0 +1,171 @@
+"""The last sections of the report: protocol and data, how to use the adapter, how the study was made."""
+
+from remora.report.blocks import Block, Code, Heading, Pairs, Section, Table, TableRow, Text
+from remora.report.names import shown
+from remora.results.schema import ProtocolInfo
+from remora.results.summary_schema import StudySummary
+from remora.results.wording import NONE, count, duration, listing, metric_name, number, plural, points
+
+HASH = 16
+MAX_LABELS = 12
+
+
+def protocol(summary: StudySummary) -> Section:
+    """Splits with hashes, seeds, budget, fixed defaults, the rule of selection."""
+    blocks: list[Block] = [
+        Pairs(items=_protocol_pairs(summary)),
+        Heading(text="Data"),
+        Pairs(items=_data_pairs(summary)),
+        Table(
+            heads=["split", "rows", "from", "hash", "labels"],
+            rows=[
+                TableRow(
+                    head=name,
+                    cells=[number(split.rows), shown(split.source, 40), split.hash[:HASH], _labels(split.label_counts)],
+                )
+                for name, split in summary.data.splits.items()
+            ],
+        ),
+    ]
+    return Section(id="protocol", title="Protocol and data", blocks=blocks)
+
+
+def _protocol_pairs(summary: StudySummary) -> list[tuple[str, str]]:
+    p = summary.protocol
+    metric = metric_name(summary.data.metric)
+    pairs = [
+        (
+            "mode",
+            "fair: equal tuning budget for every method"
+            if p.mode == "fair"
+            else "published: the recipe's own settings",
+        ),
+        ("tuning", _tuning(p, metric)),
+        (
+            "final seeds",
+            f"{listing([str(seed) for seed in p.seeds])}: each sets adapter and head init, data order and dropout",
+        ),
+        (
+            "training",
+            f"{plural(p.epochs, 'epoch')}, batch {p.batch_size}, {p.schedule} schedule, warm-up {100 * p.warmup:g} %",
+        ),
+        ("optimizer", f"AdamW, weight decay {p.weight_decay:g} on matrices only, gradient norm clipped at {p.clip:g}"),
+        ("base dropout", "the base model's own rates in training" if p.base_dropout else "off"),
+        ("checkpoint", "the last one" if p.select == "last" else "the best on validation, for all methods alike"),
+        ("test set", "chooses no hyperparameter, epoch or checkpoint"),
+        (
+            "recommendation",
+            f"the best by {p.prefer} among methods shown to lose less than {points(p.margin / 100)} points",
+        ),
+    ]
+    found = summary.variance
+    if found.seed_sd is not None:
+        parts = [f"between seeds {points(found.seed_sd)} points (standard deviation, pooled)"]
+        if found.item_sd is not None:
+            parts.append(f"from the finite test set {points(found.item_sd)} points (standard error)")
+        pairs.append(("chance", ", ".join(parts)))
+    pairs += [("settings", _settings(summary))] if _settings(summary) else []
+    return pairs
+
+
+def _tuning(p: ProtocolInfo, metric: str) -> str:
+    if not p.tuning_trials:
+        return "none: learning rates were given"
+    seed = f" with seed {p.tuning_seed}" if p.tuning_seed is not None else ""
+    return f"{plural(p.tuning_trials, 'trial')} per method{seed}, chosen by {metric} on validation"
+
+
+def _settings(summary: StudySummary) -> str:
+    """Hyperparameters besides the learning rate, row by row."""
+    parts: list[str] = []
+    for row in summary.rows:
+        own = {name: value for name, value in row.hyperparameters.items() if name != "lr"}
+        if own:
+            values = ", ".join(f"{name}={shown(str(value), 60)}" for name, value in own.items())
+            parts.append(f"{shown(row.label, 40)}: {values}")
+    return "; ".join(parts)
+
+
+def _data_pairs(summary: StudySummary) -> list[tuple[str, str]]:
+    data = summary.data
+    pairs = [
+        ("data set", f"{shown(data.name)}, {data.task}, hash {data.hash[:HASH]}"),
+        (
+            "columns",
+            f"text {listing([shown(c) for c in data.text_columns]) or NONE}, label {shown(data.label_column or NONE)}",
+        ),
+        ("metrics", listing([metric_name(metric) for metric in data.metrics]) + "; the first one decides"),
+    ]
+    if data.lengths:
+        n = data.lengths
+        text = f"mean {n.mean:.0f} tokens, median {n.p50:.0f}, 95 % below {n.p95:.0f}, longest {number(n.max)}; "
+        pairs.append(("lengths", text + f"{number(n.truncated)} cut at {n.max_length}"))
+    pairs += [
+        (shown(note.kind.replace("_", " ")), f"{shown(note.message, 300)}: {number(note.count)}") for note in data.notes
+    ]
+    return pairs
+
+
+def _labels(counts: dict[str, int]) -> str:
+    if not counts:
+        return NONE
+    items = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    text = ", ".join(f"{shown(name, 24)} {number(value)}" for name, value in items[:MAX_LABELS])
+    more = len(items) - MAX_LABELS
+    return f"{text} and {more} more" if more > 0 else text
+
+
+def use(summary: StudySummary) -> Section:
+    """How to load what was trained."""
+    advice = summary.recommendation
+    row = next((row for row in summary.rows if row.label == (advice.label or advice.best)), None)
+    path = advice.adapter or (row.adapter if row else None)
+    if path is None or row is None:
+        found = next((row for row in summary.rows if row.adapter), None)
+        if found is None:
+            return Section(id="use", title="Use it", blocks=[Text(text="This study left no adapter to load.")])
+        row, path = found, found.adapter or ""
+    lead = (
+        f"The adapter of {shown(row.label, 40)} with the best validation score of its seeds is in {path}, relative to "
+    )
+    lead += f"the run directory. It needs the base model {shown(summary.model.name)}."
+    python = (
+        f'import remora\n\nadapter = remora.load_adapter("{path}")\nfor prediction in adapter.predict(["your text"]):\n'
+    )
+    python += "    print(prediction.label, prediction.scores)"
+    return Section(
+        id="use",
+        title="Use it",
+        blocks=[
+            Text(text=lead),
+            Code(title="In Python", code=python, language="python"),
+            Code(title="On the command line", code=f"remora predict {path} --text 'your text'", language="sh"),
+            Text(text="The folder's README.md holds the lines that load it with peft alone.", quiet=True),
+        ],
+    )
+
+
+def made(summary: StudySummary) -> Section:
+    """Model, machine, versions, trials, command."""
+    model, trials, machine = summary.model, summary.trials, summary.machine
+    revision = f", revision {shown(model.revision)}" if model.revision else ""
+    total = f"{trials.tuning} tuning, {trials.final} final, {trials.baseline} baseline"
+    lost = [f"{n} {what}" for n, what in ((trials.diverged, "diverged"), (trials.failed, "failed")) if n]
+    pairs = [
+        ("base model", f"{shown(model.name)}{revision}: {model.architecture}, {count(model.params)} parameters"),
+        ("weights", f"SHA-256 {model.sha256}"),
+        ("precision", f"base in {model.dtype}, everything trained in float32; texts up to {model.max_length} tokens"),
+        ("trials", f"{total}{'; ' + listing(lost) if lost else ''}"),
+    ]
+    if machine is not None:
+        device = f", {machine.accelerator}" if machine.accelerator else ""
+        pairs.append(("machine", f"{machine.cpu}, {plural(machine.cores, 'core')}, {machine.memory_gb:.0f} GB{device}"))
+    if summary.study_seconds is not None:
+        pairs.append(("wall time", f"{duration(summary.study_seconds)} for the whole study"))
+    pairs.append(
+        ("versions", ", ".join(f"{name} {version}" for name, version in sorted(summary.versions.items())) or NONE)
+    )
+    if summary.command:
+        pairs.append(("command", shown(summary.command, 400)))
+    pairs.append(("study", f"{shown(summary.name)}, fingerprint {summary.fingerprint}"))
+    return Section(id="made", title="How this was made", blocks=[Pairs(items=pairs)])

@@ -1,0 +1,136 @@
+"""How training went: learning curves, tuning, and a closer look at one method's errors."""
+
+from remora.report.blocks import (
+    Block,
+    Cell,
+    Chip,
+    ChipRow,
+    ChipTable,
+    Heading,
+    Mark,
+    Matrix,
+    MatrixRow,
+    Picture,
+    Section,
+    Table,
+    TableRow,
+    Text,
+)
+from remora.report.drawings import Drawings
+from remora.report.names import shown
+from remora.results.summary_schema import Detail, StudySummary, TuningTrial
+from remora.results.wording import metric_name, number, plural, points, rate
+
+NAME = 40
+CLASS = 28
+MAX_MATRIX = 24
+MAX_PAIRS = 15
+
+
+def curves(summary: StudySummary, drawn: Drawings) -> Section | None:
+    """Validation score and training loss per epoch; None when nothing was trained."""
+    blocks: list[Block] = []
+    if "curves-score" in drawn:
+        name = metric_name(summary.data.metric)
+        caption = f"{name.capitalize()} on validation after every epoch: mean over seeds, band from the lowest to the "
+        caption += "highest seed. Grey: the other methods. Test is never looked at during training."
+        shows = f"{name} on validation per epoch"
+        blocks += [Heading(text="Validation score"), Picture(name="curves-score", shows=shows, caption=caption)]
+    if "curves-loss" in drawn:
+        caption = "Mean training loss of every epoch, mean over seeds. A curve that still falls steeply at the end "
+        caption += "belongs to a method that was given too few epochs."
+        shows = "training loss per epoch"
+        blocks += [Heading(text="Training loss"), Picture(name="curves-loss", shows=shows, caption=caption)]
+    return Section(id="curves", title="Learning curves", blocks=blocks) if blocks else None
+
+
+def tuning(summary: StudySummary) -> Section | None:
+    """Every tuning trial; None when nothing was tuned."""
+    if not summary.tuning:
+        return None
+    rows = [
+        ChipRow(
+            head=shown(row.label, NAME),
+            title=shown(row.label, 400),
+            chips=[_chip(trial, summary.data.metric) for trial in row.trials],
+            marks=[Mark(text=f"{row.edge} rate", warn=True)] if row.edge else [],
+        )
+        for row in summary.tuning
+    ]
+    most = max(len(row.trials) for row in summary.tuning)
+    lead = f"Every method had the same budget: {plural(most, 'tuning trial')}, each with a learning rate from the "
+    lead += f"method's own range. The highest {metric_name(summary.data.metric)} on validation was chosen (ties by "
+    lead += "validation loss). The final trials use it with other seeds."
+    heads = ("method", "learning rate and validation score of every trial, the chosen one framed")
+    return Section(id="tuning", title="Tuning", blocks=[Text(text=lead), ChipTable(heads=heads, rows=rows)])
+
+
+def _chip(trial: TuningTrial, metric: str) -> Chip:
+    if trial.status != "done":
+        return Chip(lr=rate(trial.lr), score=trial.status, style="lost")
+    note = "chosen" if trial.chosen else ""
+    return Chip(lr=rate(trial.lr), score=points(trial.score, metric), note=note, style="chosen" if trial.chosen else "")
+
+
+def detail(summary: StudySummary, drawn: Drawings) -> Section | None:
+    """Per class and confusion matrix, or target against prediction, of one method; None when there is none."""
+    look = summary.detail
+    if look is None:
+        return None
+    name = shown(look.label, NAME)
+    lead = f"{name}, {look.why}, on test; means over seeds."
+    blocks: list[Block] = [Text(text=lead)]
+    if "scatter" in drawn:
+        caption = "One dot per test row; on the dashed line prediction and target agree."
+        blocks.append(Picture(name="scatter", shows="prediction against target", caption=caption))
+    if look.classes:
+        rows = [
+            TableRow(
+                head=shown(item.label, NAME),
+                title=shown(item.label, 400),
+                cells=[points(item.precision), points(item.recall), points(item.f1), number(item.support)],
+            )
+            for item in look.classes
+        ]
+        blocks.append(Table(heads=["class", "precision", "recall", "F1", "test rows"], rows=rows))
+        blocks += _matrix(look) if len(look.classes) <= MAX_MATRIX else _pairs(look)
+    return Section(id="detail", title=f"A closer look at {name}", blocks=blocks)
+
+
+def _matrix(look: Detail) -> list[Block]:
+    heads = [shown(item.label, CLASS) for item in look.classes]
+    rows: list[MatrixRow] = []
+    for item, counts in zip(look.classes, look.confusion, strict=True):
+        total = sum(counts) or 1.0
+        cells = [Cell(text=_rounded(value), share=value / total) for value in counts]
+        rows.append(MatrixRow(head=shown(item.label, CLASS), title=shown(item.label, 400), cells=cells))
+    lead = "Rows: the true class. Columns: the predicted class. Test rows, mean over seeds, shaded by share of the row."
+    return [
+        Heading(text="Confusion matrix"),
+        Text(text=lead, quiet=True),
+        Matrix(corner="true", heads=heads, rows=rows),
+    ]
+
+
+def _pairs(look: Detail) -> list[Block]:
+    """The most frequent confusions, for more classes than a matrix can show."""
+    names = [item.label for item in look.classes]
+    found = [
+        (value, names[i], names[j])
+        for i, counts in enumerate(look.confusion)
+        for j, value in enumerate(counts)
+        if i != j and value
+    ]
+    found.sort(key=lambda item: (-item[0], item[1], item[2]))
+    rows = [
+        TableRow(head=shown(true, NAME), cells=[shown(guess, NAME), _rounded(n)])
+        for n, true, guess in found[:MAX_PAIRS]
+    ]
+    return [
+        Heading(text="Most frequent confusions"),
+        Table(heads=["true class", "predicted as", "test rows"], rows=rows),
+    ]
+
+
+def _rounded(value: float) -> str:
+    return number(value) if value == int(value) else f"{value:.1f}"
