@@ -56,9 +56,9 @@ def relative(path: Path) -> str:
     return str(path.relative_to(ROOT))
 
 
-@pytest.mark.parametrize("path", [*SOURCES, *TESTS], ids=relative)
-def test_file_is_not_too_long(path: Path) -> None:
-    assert len(path.read_text().splitlines()) <= MAX_LINES
+def test_no_file_is_too_long() -> None:
+    lengths = {relative(path): len(path.read_text().splitlines()) for path in [*SOURCES, *TESTS]}
+    assert {name: length for name, length in lengths.items() if length > MAX_LINES} == {}
 
 
 def test_median_file_is_short() -> None:
@@ -66,9 +66,8 @@ def test_median_file_is_short() -> None:
     assert lengths[len(lengths) // 2] <= MEDIAN_LINES
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=relative)
-def test_folders_are_at_most_two_deep(path: Path) -> None:
-    assert len(path.relative_to(PACKAGE).parts) <= 2
+def test_folders_are_at_most_two_deep() -> None:
+    assert [relative(path) for path in SOURCES if len(path.relative_to(PACKAGE).parts) > 2] == []
 
 
 def unsafe_calls(tree: ast.AST) -> Iterator[str]:
@@ -79,20 +78,17 @@ def unsafe_calls(tree: ast.AST) -> Iterator[str]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Call):
             called = ast.unparse(node.func)
-            if called in {"torch.load", "torch.save", "eval", "exec", "os.system", "os.popen", "np.load", "hasattr"}:
+            if called in {"torch.load", "torch.save", "eval", "exec", "os.system", "os.popen", "hasattr"}:
                 yield f"calls {called} on line {node.lineno}"
             for keyword in node.keywords:
-                if keyword.arg in {"trust_remote_code", "allow_pickle"}:
+                off = isinstance(keyword.value, ast.Constant) and keyword.value.value is False
+                if keyword.arg == "trust_remote_code" or (keyword.arg in {"allow_pickle", "shell"} and not off):
                     yield f"sets {keyword.arg} on line {node.lineno}"
-                if keyword.arg == "shell" and not (
-                    isinstance(keyword.value, ast.Constant) and keyword.value.value is False
-                ):
-                    yield f"passes shell on line {node.lineno}"
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=relative)
-def test_no_unsafe_calls(path: Path) -> None:
-    assert list(unsafe_calls(ast.parse(path.read_text()))) == []
+def test_no_unsafe_calls() -> None:
+    found = {relative(path): list(unsafe_calls(ast.parse(path.read_text()))) for path in SOURCES}
+    assert {name: calls for name, calls in found.items() if calls} == {}
 
 
 @pytest.mark.parametrize(
@@ -103,6 +99,7 @@ def test_no_unsafe_calls(path: Path) -> None:
         "torch.load('x')",
         "run('x', shell=True)",
         "f(trust_remote_code=False)",
+        "np.load('x', allow_pickle=True)",
     ],
 )
 def test_unsafe_calls_are_seen(code: str) -> None:
@@ -112,6 +109,10 @@ def test_unsafe_calls_are_seen(code: str) -> None:
 def layer(path: Path) -> str:
     parts = path.relative_to(PACKAGE).parts
     return parts[0].removesuffix(".py")
+
+
+# The statistics are arrays in, numbers out; the summary needs them as much as the study that plans with them.
+PURE = ("remora.study.statistics",)
 
 
 def upward_imports(path: Path) -> list[str]:
@@ -124,22 +125,23 @@ def upward_imports(path: Path) -> list[str]:
         parts = name.split(".")
         if parts[0] != "remora" or len(parts) < 2 or parts[1] == own or parts[1] not in RANK:
             continue
-        if RANK[parts[1]] >= RANK[own]:
+        if RANK[parts[1]] >= RANK[own] and not name.startswith(PURE):
             wrong.append(name)
     return wrong
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=relative)
-def test_imports_point_downwards(path: Path) -> None:
-    assert layer(path) in RANK or layer(path) in {"__init__", "__main__"}, f"give {layer(path)} a place in LAYERS"
-    assert upward_imports(path) == []
+def test_imports_point_downwards() -> None:
+    assert {layer(path) for path in SOURCES} - set(RANK) <= {"__init__", "__main__"}, "give it a place in LAYERS"
+    found = {relative(path): upward_imports(path) for path in SOURCES}
+    assert {name: wrong for name, wrong in found.items() if wrong} == {}
 
 
 def test_report_and_results_do_not_reach_for_the_engine() -> None:
     heavy = {"engine", "methods", "models", "tasks", "study", "adapters"}
     for path in SOURCES:
         if layer(path) in {"report", "results", "config"}:
-            used = {name.split(".")[1] for name in imports(ast.parse(path.read_text())) if name.startswith("remora.")}
+            names = [name for name in imports(ast.parse(path.read_text())) if not name.startswith(PURE)]
+            used = {name.split(".")[1] for name in names if name.startswith("remora.")}
             assert not used & heavy, f"{relative(path)} imports {used & heavy}"
 
 
@@ -150,7 +152,7 @@ def modules_of(package: str) -> list[str]:
     return [name.removesuffix(".__init__") for name in names]
 
 
-@pytest.mark.parametrize("package", LIGHT)
+@pytest.mark.parametrize("package", [*LIGHT, "data"])
 def test_light_packages_import_no_torch(package: str) -> None:
     code = (
         f"import importlib, sys\nfor name in {modules_of(package)!r}: importlib.import_module(name)\n"

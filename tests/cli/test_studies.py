@@ -24,11 +24,10 @@ def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeStudy:
 
 
 def test_compare_builds_the_study_it_was_asked_for(study: FakeStudy, tmp_path: Path) -> None:
-    options = (
-        "--seeds 3 --margin 0.5 --prefer size --budget 20m --no-full data.train_limit=100 protocol.epochs=2".split()
-    )
+    options = ["--seeds", "3", "--margin", "0.5", "--prefer", "size", "--budget", "20m", "--no-full"]
+    overrides = ["data.train_limit=100", "protocol.epochs=2"]
     methods = "lora,lora:rank=16,alpha=32,label=big"
-    code = run_cli(["compare", *BASE, "--methods", methods, "--out", str(tmp_path / "here"), *options])
+    code = run_cli(["compare", *BASE, "--methods", methods, "--out", str(tmp_path / "here"), *options, *overrides])
     assert code == 0
     ((config, out),) = study.ran
     assert out == tmp_path / "here"
