@@ -157,9 +157,7 @@ def probe(case: Case, folder: Path, cores: int) -> dict[Precision, Choice]:
             for option in options:
                 if option not in tried:
                     rate = turn(peer_jobs(short, arrangement, option, folder, cores)).examples_per_second
-                    say(
-                        f"  {arrangement.precision} {option.attention}, {option.loader_workers} loaders {rate:.1f}"
-                    )
+                    say(f"  {arrangement.precision} {option.attention}, {option.loader_workers} loaders {rate:.1f}")
                     tried[option] = rate
             return max(options, key=lambda option: tried[option])
 

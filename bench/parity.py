@@ -35,9 +35,9 @@ INTRO = """# Parity with peft + transformers.Trainer
 Made by `python -m bench.parity`. Both sides as their users run them: base model `minilm`, the same {rows} training rows
 and the whole test split, {epochs} epoch(s), batch {batch}, {seeds} seeds, learning rate {rates}, linear decay after 6 %
 warm-up, AdamW, weight decay 0.01 on matrices, clip 1.0, base dropout on. LoRA has r 8, alpha 16, dropout 0.1 on query
-and value. The peer runs in float32 with dynamic padding and loads a fresh base for every seed (peft gives all adapters
-of one base the same initial head); Remora chooses its own arithmetic. Data order, dropout and initial weights differ
-between the sides, as they do for users.
+and value. The peer runs in its faster setting, bf16 autocast with dynamic padding, and loads a fresh base for every
+seed (peft gives all adapters of one base the same initial head); Remora chooses its own arithmetic. Data order, dropout
+and initial weights differ between the sides, as they do for users.
 
 Scores are points (x 100), mean over seeds with the standard deviation in brackets. The interval is Welch's t over
 seeds; the wide interval adds the test items' variance (paired bootstrap). A row passes when the narrower interval
@@ -83,6 +83,7 @@ def train(cell: Cell, data_root: Path, threads: int, nice: int) -> None:
         epochs=EPOCHS,
         batch_size=BATCH,
         threads=threads,
+        precision="bf16",
         attention="eager",
         evaluate=True,
     )

@@ -1,0 +1,170 @@
+"""Remora's side of the benchmark: all trials of a job in one pack of one worker.
+
+``python -m bench.remora_side JOB.json ANSWER.json``. The clock starts when every lane has done the warm-up steps and
+stops with the last optimizer step of the first lane to finish (all lanes of a job have equally many steps).
+"""
+
+import math
+import resource
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from bench.job import Answer, Job, TrialAnswer, read_job
+from bench.machine import measure
+from remora.config.schema import DataConfig
+from remora.data.dataset import load_dataset
+from remora.data.order import permutation
+from remora.engine.driver import Driver
+from remora.engine.loop import run_pack
+from remora.engine.trial import Examples, NoEvents, TrialData, TrialOutcome, TrialSpec
+from remora.models.base import Base
+from remora.models.load import load_base
+from remora.tasks.base import task_for
+
+CURVE_PARTS = 12
+
+
+class Stopwatch(NoEvents):
+    """Times the steps after the warm-up and keeps the losses."""
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self.warm: set[str] = set()
+        self.start_time = math.nan
+        self.seconds = math.nan
+        self.losses: dict[str, list[float]] = {}
+
+    def step(self, spec: TrialSpec, step: int, num_steps: int, loss: float) -> None:
+        """Start the clock when the last lane is warm, stop it when the first lane is done."""
+        self.losses.setdefault(spec.id, []).append(loss)
+        if step == self.job.warmup_steps:
+            self.warm.add(spec.id)
+            if len(self.warm) == len(self.job.trials):
+                if self.job.gate:
+                    print("ready", flush=True)
+                    sys.stdin.readline()
+                self.start_time = time.perf_counter()
+        elif step == num_steps and math.isnan(self.seconds):
+            self.seconds = time.perf_counter() - self.start_time
+
+
+def trial_data(job: Job, base: Base) -> tuple[TrialData, Examples]:
+    """The prepared rows as the engine wants them, and the training examples."""
+    dataset = load_dataset(DataConfig(path=job.data))
+    task = task_for(dataset)
+
+    def encode(name: str) -> Examples:
+        split = dataset.splits[name]
+        columns = [list(column) for column in zip(*split.texts, strict=True)]
+        encoded = base.tokenizer(*columns, truncation=True, max_length=job.max_length, return_token_type_ids=True)
+        return Examples(
+            ids=[np.array(ids, dtype=np.int64) for ids in encoded["input_ids"]],
+            type_ids=[np.array(ids, dtype=np.int64) for ids in encoded["token_type_ids"]],
+            targets=task.targets(split),
+        )
+
+    known = {name: encode(name) for name in ("train", "validation", "test")}
+    data = TrialData(
+        task=task,
+        num_outputs=task.num_outputs,
+        split=lambda name, room: known[name],
+        fingerprint=dataset.hash,
+    )
+    return data, known["train"]
+
+
+def specs(job: Job, num_train: int) -> list[TrialSpec]:
+    """The job's trials in the engine's words: the peer's protocol, no validation, test only when asked for."""
+    epochs = job.epochs if not job.max_steps else math.ceil(job.max_steps * job.batch_size / num_train)
+    return [
+        TrialSpec(
+            id=f"trial-{i}",
+            method=trial.method,
+            settings={key: int(value) if value == int(value) else value for key, value in trial.settings.items()}
+            if trial.method != "full"
+            else {},
+            lr=trial.lr,
+            seed=trial.seed,
+            epochs=epochs,
+            max_steps=job.max_steps or None,
+            batch_size=job.batch_size,
+            base_dropout=job.base_dropout,
+            curve=False,
+            splits=("test",) if job.evaluate else (),
+        )
+        for i, trial in enumerate(job.trials)
+    ]
+
+
+def timed_tokens(job: Job, train: Examples, num_steps: int) -> int:
+    """Tokens of all trials' timed steps, from their data orders."""
+    lengths = np.array([len(ids) for ids in train.ids])
+    steps_per_epoch = math.ceil(len(train) / job.batch_size)
+    total = 0
+    for trial in job.trials:
+        for step in range(job.warmup_steps, num_steps):
+            epoch, at = divmod(step, steps_per_epoch)
+            order = permutation(trial.seed, epoch, len(train))
+            total += int(lengths[order[at * job.batch_size : (at + 1) * job.batch_size]].sum())
+    return total
+
+
+def trial_answer(outcome: TrialOutcome, losses: list[float], evaluated: bool) -> TrialAnswer:
+    """An outcome in the benchmark's words.
+
+    Raises:
+        RuntimeError: the trial diverged, or a gradient norm was zero or not finite.
+    """
+    if outcome.status != "done":
+        raise RuntimeError(f"{outcome.spec.id}: {outcome.error}")
+    lowest, highest = outcome.grad_norm["min"], outcome.grad_norm["max"]
+    if not 0 < lowest <= highest < math.inf:
+        raise RuntimeError(f"gradient norms must be finite and above zero, seen from {lowest} to {highest}")
+    parts = np.array_split(np.array(losses), min(CURVE_PARTS, len(losses)))
+    predictions = outcome.logits["test"].argmax(1).tolist() if evaluated else []
+    return TrialAnswer(
+        seed=outcome.spec.seed,
+        steps=outcome.step,
+        train_loss=float(np.mean(losses)),
+        curve=tuple(float(part.mean()) for part in parts),
+        grad_norm_min=lowest,
+        grad_norm_max=highest,
+        predictions=tuple(predictions),
+    )
+
+
+def main() -> None:
+    began = time.perf_counter()
+    job = read_job(sys.argv[1])
+    torch.set_num_threads(job.threads)
+    rates = measure(job.model, job.threads, seconds=0.05)
+    dtype = torch.bfloat16 if rates["bf16"] > 1.2 * rates["fp32"] else torch.float32
+    base = load_base(job.model, dtype=dtype)
+    data, train = trial_data(job, base)
+    watch = Stopwatch(job)
+    with Driver(base) as driver:
+        todo = specs(job, len(train))
+        done = {outcome.spec.id: outcome for outcome in run_pack(driver, data, todo, slots=len(todo), events=watch)}
+    answers = [trial_answer(done[spec.id], watch.losses[spec.id], job.evaluate) for spec in todo]
+    steps = answers[0].steps - job.warmup_steps
+    examples = steps * job.batch_size * len(answers)
+    tokens = timed_tokens(job, train, answers[0].steps)
+    answer = Answer(
+        trials=tuple(answers),
+        timed_examples=examples,
+        timed_seconds=watch.seconds,
+        timed_tokens_real=tokens,
+        timed_tokens_computed=tokens,
+        peak_rss_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        wall_seconds=time.perf_counter() - began,
+        notes={"base_dtype": str(dtype).removeprefix("torch.")},
+    )
+    Path(sys.argv[2]).write_text(answer.to_json(), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
