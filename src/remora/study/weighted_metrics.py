@@ -1,0 +1,197 @@
+"""Metrics of predictions under item weights: what the item bootstrap recomputes on every resample, vectorised.
+
+With all weights 1 every value equals scikit-learn's (accuracy, F1, Matthews) or scipy's (Pearson, Spearman).
+
+Shapes: B weightings, N test items, S rows of predictions (seeds), K classes.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from remora.errors import ConfigError
+
+CLASSIFICATION = ("accuracy", "macro_f1", "weighted_f1", "f1", "matthews")
+REGRESSION = ("pearson", "spearman", "mse")
+# Metrics that are a mean over items: their bootstrap covariance has a closed form.
+MEANS = ("accuracy", "mse")
+LOWER_IS_BETTER = ("mse",)
+# A resample whose predictions vary this little against the whole sample counts as constant: correlation 0, not noise.
+CONSTANT = 1e-20
+
+Floats = NDArray[np.float64]
+
+
+def check_metric(metric: str) -> None:
+    """Raise for a metric that is not known here.
+
+    Raises:
+        ConfigError: names the metrics there are.
+    """
+    if metric not in CLASSIFICATION + REGRESSION:
+        known = ", ".join(CLASSIFICATION + REGRESSION)
+        raise ConfigError(f"metric {metric!r} is unknown to the statistics", f"use one of: {known}")
+
+
+def item_scores(metric: str, targets_N: NDArray[np.generic], predictions_SN: NDArray[np.generic]) -> Floats:
+    """The score of every item under a metric that is a mean over items.
+
+    Args:
+        metric: one of `MEANS`.
+        targets_N: class indices or floats.
+        predictions_SN: the same kind.
+
+    Returns:
+        (S, N) scores.
+    """
+    if metric == "accuracy":
+        return (predictions_SN == targets_N).astype(np.float64)
+    assert metric == "mse", metric
+    return np.square(predictions_SN.astype(np.float64) - targets_N.astype(np.float64))
+
+
+def weighted_metric(
+    metric: str,
+    targets_N: NDArray[np.generic],
+    predictions_SN: NDArray[np.generic],
+    weights_BN: NDArray[np.generic],
+    *,
+    positive: int = 1,
+) -> Floats:
+    """A metric of S rows of predictions under B weightings of the items.
+
+    Args:
+        metric: one of `CLASSIFICATION` (class indices) or `REGRESSION` (floats). Macro F1 is the mean over the
+            classes that occur in targets or predictions; a F1 or a correlation without a defined value is 0.
+        targets_N: the truth.
+        predictions_SN: predictions of S rows.
+        weights_BN: how often each item is taken, whole numbers (Spearman ranks the weighted items anew).
+        positive: the class that "f1" is about.
+
+    Returns:
+        (B, S) values.
+
+    Raises:
+        ConfigError: the metric is unknown.
+    """
+    check_metric(metric)
+    if metric in CLASSIFICATION:
+        return _classification(metric, targets_N, predictions_SN, weights_BN, positive)
+    targets, predictions = targets_N.astype(np.float64), predictions_SN.astype(np.float64)
+    weights = weights_BN.astype(np.float64)
+    if metric == "mse":
+        return weights @ np.square(predictions - targets).T / weights.sum(axis=1, keepdims=True)
+    if metric == "pearson":
+        return _pearson(targets, predictions, weights)
+    return _spearman(targets, predictions, weights)
+
+
+def _classification(
+    metric: str,
+    targets_N: NDArray[np.generic],
+    predictions_SN: NDArray[np.generic],
+    weights_BN: NDArray[np.generic],
+    positive: int,
+) -> Floats:
+    # Counts are whole numbers below 2**24, so float32 products are exact.
+    weights = weights_BN.astype(np.float32)
+    hits_SN = predictions_SN == targets_N
+    total_B1 = weights.sum(axis=1, keepdims=True).astype(np.float64)
+    if metric == "accuracy":
+        return (weights @ hits_SN.T.astype(np.float32)).astype(np.float64) / total_B1
+    num_classes = int(max(targets_N.max(), predictions_SN.max(), positive)) + 1
+    classes_K = np.arange(num_classes)
+    true_BK = _counts(weights, (targets_N[:, None] == classes_K).astype(np.float32))
+    guess_NSK = (predictions_SN.T[:, :, None] == classes_K).astype(np.float32)
+    shape = (len(weights), len(predictions_SN), num_classes)
+    guess_BSK = _counts(weights, guess_NSK.reshape(len(targets_N), -1)).reshape(shape)
+    guess_NSK *= hits_SN.T[:, :, None]
+    hits_BSK = _counts(weights, guess_NSK.reshape(len(targets_N), -1)).reshape(shape)
+    return _SCORES[metric](hits_BSK, guess_BSK, true_BK[:, None, :], total_B1, positive)
+
+
+def _counts(weights_BN: NDArray[np.float32], indicator_NX: NDArray[np.float32]) -> Floats:
+    return (weights_BN @ indicator_NX).astype(np.float64)
+
+
+def _f1_per_class(hits: Floats, guess: Floats, true: Floats) -> Floats:
+    return _ratio(2 * hits, guess + true)
+
+
+def _macro_f1(hits: Floats, guess: Floats, true: Floats, total: Floats, positive: int) -> Floats:
+    present = (guess + true) > 0
+    return _f1_per_class(hits, guess, true).sum(axis=-1) / np.maximum(present.sum(axis=-1), 1)
+
+
+def _weighted_f1(hits: Floats, guess: Floats, true: Floats, total: Floats, positive: int) -> Floats:
+    return (_f1_per_class(hits, guess, true) * true).sum(axis=-1) / total
+
+
+def _f1(hits: Floats, guess: Floats, true: Floats, total: Floats, positive: int) -> Floats:
+    return _f1_per_class(hits, guess, true)[..., positive]
+
+
+def _matthews(hits: Floats, guess: Floats, true: Floats, total: Floats, positive: int) -> Floats:
+    covariance = hits.sum(axis=-1) * total - (guess * true).sum(axis=-1)
+    spread = (total**2 - (guess**2).sum(axis=-1)) * (total**2 - (true**2).sum(axis=-1))
+    return _ratio(covariance, np.sqrt(spread))
+
+
+_SCORES: dict[str, Callable[[Floats, Floats, Floats, Floats, int], Floats]] = {
+    "macro_f1": _macro_f1,
+    "weighted_f1": _weighted_f1,
+    "f1": _f1,
+    "matthews": _matthews,
+}
+
+
+def _pearson(targets_N: Floats, predictions_SN: Floats, weights_BN: Floats) -> Floats:
+    x_SN = predictions_SN - predictions_SN.mean(axis=1, keepdims=True)
+    y_N = targets_N - targets_N.mean()
+    total_B1 = weights_BN.sum(axis=1, keepdims=True)
+    mean_x, mean_y = weights_BN @ x_SN.T / total_B1, (weights_BN @ y_N)[:, None] / total_B1
+    var_x = weights_BN @ np.square(x_SN).T / total_B1 - mean_x**2
+    var_y = (weights_BN @ np.square(y_N))[:, None] / total_B1 - mean_y**2
+    covariance = weights_BN @ (x_SN * y_N).T / total_B1 - mean_x * mean_y
+    return _correlation(covariance, var_x, var_y, np.square(x_SN).mean(axis=1), float(np.square(y_N).mean()))
+
+
+def _spearman(targets_N: Floats, predictions_SN: Floats, weights_BN: Floats) -> Floats:
+    y_BN = _weighted_ranks(targets_N, weights_BN)
+    total_B = weights_BN.sum(axis=1)
+    values = np.empty((len(weights_BN), len(predictions_SN)))
+    for row, prediction_N in enumerate(predictions_SN):
+        x_BN = _weighted_ranks(prediction_N, weights_BN)
+        weighted_BN = weights_BN * x_BN
+        var_x = np.einsum("bn,bn->b", weighted_BN, x_BN) / total_B
+        var_y = np.einsum("bn,bn,bn->b", weights_BN, y_BN, y_BN) / total_B
+        covariance = np.einsum("bn,bn->b", weighted_BN, y_BN) / total_B
+        scale = total_B**2 / 12
+        values[:, row] = _correlation(covariance, var_x, var_y, scale, scale)
+    return values
+
+
+def _weighted_ranks(values_N: Floats, weights_BN: Floats) -> Floats:
+    """Mid-ranks of the weighted items, centred: ties share the mean of the places they fill."""
+    order = np.argsort(values_N, kind="stable")
+    ordered = values_N[order]
+    starts = np.flatnonzero(np.concatenate(([True], ordered[1:] != ordered[:-1])))
+    group_N = np.repeat(np.arange(len(starts)), np.diff(np.append(starts, len(ordered))))
+    size_BG = np.add.reduceat(weights_BN[:, order], starts, axis=1)
+    middle_BG = np.cumsum(size_BG, axis=1) - size_BG / 2
+    place_N = np.empty_like(order)
+    place_N[order] = group_N
+    return middle_BG[:, place_N] - weights_BN.sum(axis=1, keepdims=True) / 2
+
+
+def _correlation(
+    covariance: Floats, var_x: Floats, var_y: Floats, scale_x: Floats | float, scale_y: Floats | float
+) -> Floats:
+    defined = (var_x > CONSTANT * scale_x) & (var_y > CONSTANT * scale_y)
+    spread = np.sqrt(np.where(defined, var_x * var_y, 1.0))
+    return np.where(defined, np.clip(covariance / spread, -1.0, 1.0), 0.0)
+
+
+def _ratio(top: Floats, bottom: Floats) -> Floats:
+    return np.divide(top, bottom, out=np.zeros(np.broadcast(top, bottom).shape), where=bottom > 0)
