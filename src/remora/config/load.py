@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from types import UnionType
-from typing import Any, Union, get_args, get_origin
+from typing import Any, Union, cast, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
@@ -89,10 +89,9 @@ def _line_of(place: str) -> float:
 
 def _unknown_methods(entries: object, known: tuple[str, ...]) -> list[Problem]:
     problems: list[Problem] = []
-    for index, entry in enumerate(entries if isinstance(entries, list | tuple) else ()):
-        name: object = (
-            entry.id if isinstance(entry, MethodEntry) else entry.get("id") if isinstance(entry, dict) else None
-        )
+    for index, entry in enumerate(cast("list[object]", entries) if isinstance(entries, list | tuple) else []):
+        fields: dict[str, object] = entry.model_dump() if isinstance(entry, MethodEntry) else cast("Any", entry)
+        name = fields.get("id") if isinstance(fields, dict) else None  # pyright: ignore[reportUnnecessaryIsInstance]
         if isinstance(name, str) and name not in known:
             problems.append((("methods", index), f"unknown method {name!r}{near_match(name, known)}"))
     return problems
