@@ -8,6 +8,7 @@ from remora.cli import checks
 from remora.cli.checks import Check
 from remora.cli.main import run_cli
 from remora.engine.selftest import train_tiny
+from remora.study import machine
 
 
 def test_tiny_training_is_real_and_repeatable() -> None:
@@ -41,17 +42,17 @@ def test_versions_are_compared_as_numbers(version: str, verdict: str, monkeypatc
     assert checks.check_version("torch").verdict == verdict
 
 
-def test_precision_follows_the_measurement(monkeypatch: pytest.MonkeyPatch) -> None:
-    speeds = {torch.float32: 50.0, torch.bfloat16: 150.0}
-    monkeypatch.setattr(checks, "matmul_speed", lambda dtype, threads: speeds[dtype])
-    assert checks.check_precision().found.startswith("bfloat16 base, 3.0 times as fast")
-    speeds[torch.bfloat16] = 40.0
+def test_precision_is_what_a_study_would_choose(monkeypatch: pytest.MonkeyPatch) -> None:
+    speeds = {torch.float32: 50e9, torch.bfloat16: 150e9}
+    monkeypatch.setattr(machine, "product_rate", lambda dtype: speeds[dtype])
+    assert checks.check_precision().found.startswith("bfloat16 base; one thread multiplies 150 GFLOP/s in bfloat16, 50")
+    speeds[torch.bfloat16] = 40e9
     assert checks.check_precision().found.startswith("float32 base")
 
 
 def test_measuring_restores_the_number_of_threads() -> None:
     before = torch.get_num_threads()
-    assert checks.matmul_speed(torch.float32, 2) > 0
+    assert checks.product_seconds(2, seconds=0.01) > 0
     assert torch.get_num_threads() == before
 
 

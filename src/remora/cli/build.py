@@ -12,6 +12,9 @@ from remora.config.schema import DataConfig, MethodEntry, StudyConfig, StudyKind
 from remora.config.tree import Tree, apply_overrides
 from remora.errors import ConfigError
 
+ROW_SETTINGS = ("lr", "stream")
+"""Settings of a row that the study reads, not the method."""
+
 RECIPES = Path(__file__).resolve().parents[1] / "recipes"
 
 
@@ -163,22 +166,26 @@ def check_study(tree: Tree, origin: str) -> StudyConfig:
 
     known = [method.name for method in list_methods()]
     problems: list[str] = []
+    hint = ""
     study: StudyConfig | None = None
     try:
         study = build_study(tree, origin, known)
         entries = study.methods
     except ConfigError as error:
         problems.append(error.message)
+        hint = error.hint
         entries = _readable_methods(tree)
     for index, entry in enumerate(entries):
         if entry.id in known:
+            settings = {name: value for name, value in entry.settings.items() if name not in ROW_SETTINGS}
             try:
-                get_method(entry.id, entry.settings)
+                get_method(entry.id, settings)
             except ConfigError as error:
                 place = tree.place(("methods", index)) or origin
-                problems.append(f"{place}: methods.{index}: {error.message} ({error.hint})")
+                problems.append(f"{place}: methods.{index}: {error.message}")
+                hint = "remora list methods --json shows the settings of each method"
     if study is None or problems:
-        raise ConfigError("\n".join(problems), "remora list methods --json shows the settings of each method")
+        raise ConfigError("\n".join(problems), hint)
     return study
 
 

@@ -8,14 +8,11 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from remora.errors import RemoraError
 from remora.paths import cache_dir
 from remora.results.wording import size
-
-if TYPE_CHECKING:
-    import torch
 
 Verdict = Literal["ok", "warning", "failed"]
 
@@ -71,67 +68,58 @@ def check_device() -> Check:
     return Check(name="device", verdict="ok", found=f"CPU ({platform.machine()}, {capability}), no CUDA device")
 
 
-def gflops(product: Callable[[], object], *, seconds: float = 0.25) -> float:
-    """Speed of a product of `ROWS` x `IN_FEATURES` x `OUT_FEATURES`, in 10^9 operations per second.
-
-    Args:
-        product: computes it once.
-        seconds: how long to measure, after one call to warm up.
-    """
-    product()
-    best, stop = float("inf"), time.perf_counter() + seconds
-    while time.perf_counter() < stop:
-        start = time.perf_counter()
-        product()
-        best = min(best, time.perf_counter() - start)
-    return 2 * ROWS * IN_FEATURES * OUT_FEATURES / best / 1e9
-
-
-def matmul_speed(dtype: "torch.dtype", threads: int) -> float:
-    """Measure a matrix product on the CPU with a number of threads; the number set before is restored."""
-    import torch
-
-    rng = torch.Generator().manual_seed(0)
-    x = torch.randn(ROWS, IN_FEATURES, generator=rng).to(dtype)
-    w = torch.randn(OUT_FEATURES, IN_FEATURES, generator=rng).to(dtype)
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        with torch.no_grad():
-            return gflops(lambda: torch.nn.functional.linear(x, w))
-    finally:
-        torch.set_num_threads(before)
-
-
 def check_precision() -> Check:
-    """Which precision to store the base in on this CPU, by measurement."""
+    """Which precision a study would store the base in, and the measurement that decides it."""
     import torch
 
-    full, half = matmul_speed(torch.float32, 1), matmul_speed(torch.bfloat16, 1)
-    speeds = f"matrix products on one thread: bfloat16 {half:.0f}, float32 {full:.0f} GFLOP/s"
-    if half > 1.2 * full:
-        return Check(name="precision", verdict="ok", found=f"bfloat16 base, {half / full:.1f} times as fast; {speeds}")
-    return Check(name="precision", verdict="ok", found=f"float32 base, bfloat16 is no faster here; {speeds}")
+    from remora.config.schema import ModelConfig
+    from remora.study.machine import choose_dtype, dtype_name, product_rate
+
+    full, half = product_rate(torch.float32) / 1e9, product_rate(torch.bfloat16) / 1e9
+    chosen = dtype_name(choose_dtype(ModelConfig(id="any")))
+    found = f"{chosen} base; one thread multiplies {half:.0f} GFLOP/s in bfloat16, {full:.0f} in float32"
+    return Check(name="precision", verdict="ok", found=found)
 
 
 def check_threads() -> Check:
-    """One process per core or one process with all cores, by measurement."""
-    import torch
+    """Why a study runs one worker with one thread per core: what more threads give to one product, measured."""
+    from remora.study.machine import available_cores
 
     cores = available_cores()
     if cores == 1:
         return Check(name="threads", verdict="ok", found="one core: one worker with one thread")
-    one, many = matmul_speed(torch.float32, 1), matmul_speed(torch.float32, cores)
-    gain = many / one
+    gain = product_seconds(1) / product_seconds(cores)
     found = (
         f"{cores} cores: {cores} workers with one thread each; {cores} threads speed one product up {gain:.1f} times"
     )
     return Check(name="threads", verdict="ok", found=found)
 
 
-def available_cores() -> int:
-    """Cores this process may use."""
-    return len(os.sched_getaffinity(0)) if platform.system() == "Linux" else os.cpu_count() or 1
+def product_seconds(threads: int, *, seconds: float = 0.25) -> float:
+    """Time of one product `ROWS` x `IN_FEATURES` x `OUT_FEATURES`; the number of threads set before is restored.
+
+    Args:
+        threads: threads of the product.
+        seconds: how long to measure.
+
+    Returns:
+        The median in seconds.
+    """
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        x, w = torch.ones(ROWS, IN_FEATURES), torch.ones(OUT_FEATURES, IN_FEATURES)
+        rounds: list[float] = []
+        stop = time.perf_counter() + seconds
+        while len(rounds) < 3 or time.perf_counter() < stop:
+            start = time.perf_counter()
+            torch.nn.functional.linear(x, w)
+            rounds.append(time.perf_counter() - start)
+        return sorted(rounds)[len(rounds) // 2]
+    finally:
+        torch.set_num_threads(before)
 
 
 def check_memory() -> Check:

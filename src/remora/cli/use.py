@@ -33,7 +33,8 @@ def predict(
     if file is None:
         inputs = texts_from_options(texts, pairs)
     elif file == "-":
-        inputs = texts_from_stream(click.get_text_stream("stdin", encoding="utf-8"), names)
+        with click.open_file("-", encoding="utf-8") as stream:
+            inputs = texts_from_stream(stream, names)
     else:
         inputs = texts_from_file(Path(file), names)
     for text, prediction in zip(inputs, loaded.predict(inputs), strict=True):
