@@ -16,7 +16,7 @@ from remora.config.yaml12 import Path as KeyPath
 from remora.config.yaml12 import to_yaml
 from remora.errors import ConfigError
 
-__all__ = ["Tree", "apply_overrides", "build_study", "dump_yaml", "fingerprint", "load_yaml"]
+__all__ = ["Tree", "apply_overrides", "build_study", "dump_yaml", "fingerprint", "load_yaml", "read_study"]
 
 Problem = tuple[KeyPath, str]
 
@@ -40,6 +40,21 @@ def load_yaml(path: Path | str) -> Tree:
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: not UTF-8 (byte {error.start + 1})", "save the file as UTF-8") from error
     return parse_tree(text, str(path))
+
+
+def read_study(path: Path | str) -> StudyConfig:
+    """Read and check a study file in one go, such as the ``study.yaml`` of a run directory.
+
+    Args:
+        path: the YAML file.
+
+    Returns:
+        The resolved study.
+
+    Raises:
+        ConfigError: as `load_yaml` and `build_study`.
+    """
+    return build_study(load_yaml(path), str(path))
 
 
 def build_study(

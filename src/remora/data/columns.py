@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 
+from remora.data.table import shown
 from remora.errors import DataError
 
 PAIRS = (
@@ -46,8 +47,10 @@ def find_columns(
         DataError: a given column is missing, the usual names are not there, or a split lacks a column of train's.
     """
     train = list(names["train"])
-    for wanted in (*(text or ()), *([label] if label else ())):
+    for wanted in text or ():
         _require(wanted, names)
+    if label:
+        _require_label(label, names)
     if text is not None and (len(text) not in (1, 2) or len(set(text)) != len(text)):
         raise DataError(
             f"data.text names {len(text)} columns: {', '.join(text)}",
@@ -57,8 +60,9 @@ def find_columns(
     found_text = tuple(text) if text else _find_text([name for name in train if name != found_label], train)
     if found_label in found_text:
         raise DataError(f"column {found_label!r} is both text and label", "set data.text and data.label")
-    for name in (*found_text, found_label):
+    for name in found_text:
         _require(name, names)
+    _require_label(found_label, names)
     return Columns(text=found_text, label=found_label)
 
 
@@ -72,8 +76,18 @@ def _require(wanted: str, names: Mapping[str, Sequence[str]]) -> None:
             raise DataError(f"{split}: there is no column {wanted!r}", hint)
 
 
+def _require_label(wanted: str, names: Mapping[str, Sequence[str]]) -> None:
+    for split in ("validation", "test"):
+        if wanted in names["train"] and wanted not in names.get(split, (wanted,)):
+            raise DataError(
+                f"{split}: there is no column {wanted!r}, only {_listed(names[split])}",
+                f"unlabelled text cannot be scored; set data.{split}=FILE to labelled rows",
+            )
+    _require(wanted, names)
+
+
 def _listed(columns: Iterable[str]) -> str:
-    return ", ".join(map(repr, columns)) or "none"
+    return ", ".join(map(shown, list(columns)[:20])) or "none"
 
 
 def _find_label(columns: Sequence[str], text: Sequence[str]) -> str:

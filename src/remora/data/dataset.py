@@ -156,8 +156,9 @@ def assemble(name: str, tables: Mapping[str, Sequence[Table]], config: DataConfi
             raise DataError(f"{split} ({tables[split][0].source}): no usable rows")
     wanted = card.task if card and config.task == "auto" else config.task
     labels = decide_labels(checked.rows, wanted, config.on_bad_rows)
-    if card and card.labels and labels.task == "classification" and set(card.labels) != set(labels.names):
-        notes.append(Note(kind="card", message=f"the card {card.name!r} has other classes and is not used", count=1))
+    if card and (labels.task != card.task or (card.labels and set(card.labels) != set(labels.names))):
+        message = f"the card {card.name!r} has another task or other classes and is not used"
+        notes.append(Note(kind="card", message=message, count=1))
         card = None
     notes += labels.notes
     notes += repeat_notes(checked.rows)
@@ -181,7 +182,7 @@ def _finish(
     metrics = choose_metrics(
         task=labels.task,
         wanted=config.metric,
-        card=(card.metric, *card.metrics) if card and card.task == labels.task else (),
+        card=(card.metric, *card.metrics) if card else (),
         label_names=labels.names,
         positive=positive,
     )

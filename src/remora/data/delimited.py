@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from io import StringIO
 
-from remora.data.table import BadRow, Table, place_of
+from remora.data.table import BadRow, Table, place_of, shown
 from remora.errors import DataError
 
 _BAD_BYTE = re.compile("[\udc80-\udcff]")
@@ -50,7 +50,7 @@ def read_delimited(raw: bytes, source: str, *, tabs: bool) -> Table:
     repeated = sorted({name for name in parsed.header if name and parsed.header.count(name) > 1})
     if repeated:
         raise DataError(
-            f"{place_of(source, 1)}: the header names {', '.join(map(repr, repeated))} twice", "rename one of them"
+            f"{place_of(source, 1)}: the header names {', '.join(map(shown, repeated))} twice", "rename one of them"
         )
     columns = {name: [row[index] for row in parsed.rows] for index, name in enumerate(parsed.header)}
     return Table(source=source, columns=columns, lines=parsed.lines, bad=tuple(parsed.bad))

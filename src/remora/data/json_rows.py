@@ -5,7 +5,7 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from remora.data.table import BadRow, Cell, Nested, Table, place_of
+from remora.data.table import BadRow, Cell, Nested, Table, place_of, shown
 from remora.errors import DataError
 
 _Row = dict[str, Cell]
@@ -48,7 +48,7 @@ def _cell(value: object) -> Cell:
 
 def _row(value: object) -> _Row:
     if isinstance(value, _Repeated):
-        raise _RowError(f"the name {value.name!r} occurs twice in one object")
+        raise _RowError(f"the name {shown(value.name)} occurs twice in one object")
     if not isinstance(value, dict):
         kind = "a list" if isinstance(value, list) else "null" if value is None else "a single value"
         raise _RowError(f"expected an object with named fields, found {kind}")

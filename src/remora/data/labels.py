@@ -7,7 +7,7 @@ from statistics import fmean, pstdev
 from typing import Literal
 
 from remora.data.check import Note, Rows, as_number, settle_bad_rows
-from remora.data.table import BadRow
+from remora.data.table import BadRow, shown
 from remora.errors import DataError
 
 _FEW_VALUES = 10
@@ -64,7 +64,7 @@ def _numbers(rows: dict[str, Rows], on_bad_rows: str, *, decided: bool) -> Label
         keep: list[int] = []
         for row, label in enumerate(part.labels):
             if as_number(label) is None:
-                wrong.append(BadRow(place=part.places[row], message=f"the label {label!r} is not a finite number"))
+                wrong.append(BadRow(place=part.places[row], message=f"the label {shown(label)} is not a finite number"))
             else:
                 keep.append(row)
         if len(keep) < len(part):
@@ -80,7 +80,8 @@ def _numbers(rows: dict[str, Rows], on_bad_rows: str, *, decided: bool) -> Label
     values = [float(label) for label in rows["train"].labels]
     if len(set(values)) == 1:
         raise DataError(
-            f"train: all {len(values)} rows have the label {rows['train'].labels[0]}", "there is nothing to learn"
+            f"train: all {len(values)} rows have the label {shown(rows['train'].labels[0])}",
+            "there is nothing to learn",
         )
     if decided:
         message = f"labels are read as numbers ({len(set(values))} values); set data.task=classification for classes"
@@ -100,13 +101,13 @@ def _classes(rows: Mapping[str, Rows]) -> Labels:
     known = set(train.labels)
     if len(known) == 1:
         raise DataError(
-            f"train: all {len(train)} rows have the label {train.labels[0]!r}",
+            f"train: all {len(train)} rows have the label {shown(train.labels[0])}",
             "there is nothing to learn; check data.label",
         )
     if len(train) >= 20 and len(known) > len(train) / 2:
         numbers = all(as_number(label) is not None for label in known)
         raise DataError(
-            f"train: {len(known)} different labels in {len(train)} rows, first {train.labels[0]!r}",
+            f"train: {len(known)} different labels in {len(train)} rows, first {shown(train.labels[0])}",
             "set data.task=regression" if numbers else "this does not look like classes; set data.label=COLUMN",
         )
     notes: list[Note] = []
@@ -114,12 +115,12 @@ def _classes(rows: Mapping[str, Rows]) -> Labels:
         unseen = [row for row, label in enumerate(part.labels) if label not in known]
         if not unseen:
             continue
-        listed = ", ".join(sorted({repr(part.labels[row]) for row in unseen})[:5])
+        listed = ", ".join(sorted({shown(part.labels[row]) for row in unseen})[:5])
         first = part.places[unseen[0]]
         if len(unseen) * 2 > len(part):
             raise DataError(
                 f"{split}: {len(unseen)} of {len(part)} rows have labels that train lacks: {listed} (first: {first})",
-                f"train has {', '.join(map(repr, sorted(known)[:5]))}; are the classes written alike in all files?",
+                f"train has {', '.join(map(shown, sorted(known)[:5]))}; are the classes written alike in all files?",
             )
         message = (
             f"{len(unseen)} {split} rows have labels that train lacks ({listed}; first: {first}); they count as errors"
@@ -132,7 +133,7 @@ def _classes(rows: Mapping[str, Rows]) -> Labels:
     near = [group for group in alike.values() if len(group) > 1]
     if near:
         message = (
-            f"classes differ only by case or blanks: {'; '.join(' and '.join(map(repr, group)) for group in near[:5])}"
+            f"classes differ only by case or blanks: {'; '.join(' and '.join(map(shown, group)) for group in near[:5])}"
         )
         notes.append(Note(kind="near-labels", message=message, count=len(near)))
     return Labels(task="classification", names=names, notes=tuple(notes))

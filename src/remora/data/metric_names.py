@@ -47,4 +47,4 @@ def choose_metrics(
             f"data.metric={wanted}: no such metric for {task}",
             f"did you mean {near[0]}?" if near else f"use one of {', '.join(usual)}",
         )
-    return tuple(dict.fromkeys((*((wanted,) if wanted else ()), *card, *usual)))
+    return tuple(dict.fromkeys((*((wanted,) if wanted else ()), *(name for name in card if name in usual), *usual)))

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from remora.data.table import BadRow, Cell, Nested, Table, place_of
+from remora.data.table import BadRow, Cell, Nested, Table, place_of, shown
 from remora.errors import DataError
 
 
@@ -29,6 +29,8 @@ def read_parquet(path: Path) -> Table:
         raise DataError(f"{path}: cannot be read as Parquet: {str(error).splitlines()[0]}") from error
     if not table.num_rows:
         raise DataError(f"{path}: no rows")
+    if len(set(table.column_names)) < table.num_columns:
+        raise DataError(f"{path}: two columns have the same name: {', '.join(map(shown, table.column_names))}")
     columns: dict[str, list[Cell]] = {}
     broken: dict[int, str] = {}
     for name in table.column_names:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from remora.config.schema import DataConfig
 from remora.data.cards import card_names, embedded_folder
-from remora.data.read import SUFFIXES, data_suffix
+from remora.data.read import data_suffix
+from remora.data.table import shown
 from remora.errors import DataError
 
 SPLITS = ("train", "validation", "test")
@@ -53,30 +54,41 @@ def find_files(config: DataConfig) -> Files | None:
     Raises:
         DataError: nothing is there, a folder has no data files, or two files claim one split.
     """
-    path = Path(config.path).expanduser()
     explicit = {split: value for split in SPLITS if (value := getattr(config, split)) is not None}
-    if not path.exists() and "/" not in config.path:
-        embedded = embedded_folder(config.path)
-        path = embedded or path
-    name = _name(path)
-    if path.is_dir():
-        try:
-            splits = _in_folder(path)
-        except DataError:
-            if "train" not in explicit:
-                raise
-            splits = {}
-        for split, value in explicit.items():
-            splits[split] = (_explicit(split, value, path),)
-        return Files(name=name, splits=splits, card=name if name in card_names() else None)
-    if path.is_file():
-        splits = {"train": (path,)}
-        for split, value in explicit.items():
-            splits[split] = (_explicit(split, value, path.parent),)
-        return Files(name=name, splits=splits, card=name if name in card_names() else None)
-    if config.path in card_names() or _HUB_ID.fullmatch(config.path):
+    try:
+        path = Path(config.path).expanduser()
+        if not path.exists() and "/" not in config.path:
+            path = embedded_folder(config.path) or path
+        found = _local_files(path, explicit)
+    except (OSError, ValueError, RuntimeError) as error:  # forbidden, too long, a NUL character, an unknown ~user
+        raise DataError(f"data.path: {shown(config.path)}: {error}") from error
+    if found is not None:
+        name = _name(path)
+        return Files(name=name, splits=found, card=name if name in card_names() else None)
+    on_hub = _HUB_ID.fullmatch(config.path) and not path.parent.is_dir()
+    if config.path in card_names() or on_hub:
         return None
-    raise DataError(f"data.path: {config.path}: no such file, folder, data set card or Hub id", _nearby(path))
+    raise DataError(f"data.path: {shown(config.path)}: no such file, folder, data set card or Hub id", _nearby(path))
+
+
+def _local_files(path: Path, explicit: dict[str, str]) -> dict[str, tuple[Path, ...]] | None:
+    """The files of each split, or None when the path is neither a folder nor a file."""
+    folder = path if path.is_dir() else path.parent
+    if path.is_dir():
+        splits = _in_folder(path, set(explicit))
+    elif path.is_file():
+        splits = {"train": (path,)}
+    else:
+        return None
+    for split, value in explicit.items():
+        splits[split] = (_explicit(split, value, folder),)
+    owners: dict[Path, str] = {}
+    for split, paths in splits.items():
+        for file in paths:
+            other = owners.setdefault(file.resolve(), split)
+            if other != split:
+                raise DataError(f"{file}: the same file is {other} and {split}", "give different rows to each split")
+    return splits
 
 
 def _name(path: Path) -> str:
@@ -101,10 +113,9 @@ def _nearby(path: Path) -> str:
     return f"give a file, a folder, OWNER/NAME on the Hub, or one of {', '.join(card_names())}"
 
 
-def _in_folder(folder: Path) -> dict[str, tuple[Path, ...]]:
+def _in_folder(folder: Path, explicit: set[str]) -> dict[str, tuple[Path, ...]]:
+    """The files of a folder by split, without the splits for which a file was given explicitly."""
     paths = sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith(".") and data_suffix(p))
-    if not paths:
-        raise DataError(f"{folder}: no data files in this folder", f"put train{SUFFIXES[0]} or the like there")
     exact: defaultdict[str, list[Path]] = defaultdict(list)
     loose: defaultdict[str, list[Path]] = defaultdict(list)
     for path in paths:
@@ -116,14 +127,21 @@ def _in_folder(folder: Path) -> dict[str, tuple[Path, ...]]:
             if len(words) == 1:
                 loose[words.pop()].append(path)
     # `train.csv` is preferred over `tweets_train.csv`; mixing the two could join files that do not belong together.
-    found = exact if "train" in exact else loose
-    for split, claimants in found.items():
+    found = exact if "train" in exact or ("train" in explicit and exact) else loose
+    splits = {split: tuple(found[split]) for split in SPLITS if split in found and split not in explicit}
+    for split, claimants in splits.items():
         if len(claimants) > 1 and not all(_SHARD.search(_name(path).lower()) for path in claimants):
             listed = ", ".join(path.name for path in claimants)
             raise DataError(f"{folder}: several files could be {split}: {listed}", f"say which: data.{split}=FILE")
-    if "train" in found:
-        return {split: tuple(found[split]) for split in SPLITS if split in found}
+    if "train" in splits or "train" in explicit:
+        return splits
     if len(paths) == 1 and not exact and not loose:
         return {"train": (paths[0],)}
-    listed = ", ".join(path.name for path in paths)
-    raise DataError(f"{folder}: no training file among {listed}", "name it train.*, or set data.train=FILE")
+    if paths:
+        listed = ", ".join(path.name for path in paths)
+        raise DataError(f"{folder}: no training file among {listed}", "name it train.*, or set data.train=FILE")
+    folders = sorted(item.name for item in folder.iterdir() if item.is_dir() and not item.name.startswith("."))
+    hint = (
+        f"did you mean one of its folders: {', '.join(folders[:20])}?" if folders else "put train.csv or the like there"
+    )
+    raise DataError(f"{folder}: no data files in this folder", hint)

@@ -51,6 +51,12 @@ class Table:
         return place_of(self.source, self.lines[row], self.unit)
 
 
+def shown(value: object) -> str:
+    """A value for a message: quoted, control characters escaped, cut when long."""
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
 def place_of(source: str, line: int, unit: str = "line") -> str:
     """``file.csv:12`` for lines, ``file.parquet row 12`` for rows."""
     return f"{source}:{line}" if unit == "line" else f"{source} {unit} {line}"
