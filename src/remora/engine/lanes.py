@@ -16,7 +16,6 @@ from remora.engine.trial import CurvePoint, Examples, Status, TrialData, TrialSp
 from remora.methods.base import AdapterTensors, Method, init_adapter
 from remora.methods.registry import get_method
 from remora.models.heads import HeadTemplate
-from remora.models.sites import find_sites
 from remora.seeds import fold, torch_generator
 
 _FALLING = 0.05
@@ -39,7 +38,7 @@ class Lane:
         base = driver.base
         self.method: Method = get_method(spec.method, spec.settings)
         self.train: Examples = data.split("train", self.room)
-        sites = find_sites(base, self.method.targets)
+        sites = self.method.sites(base)
         weights = {site.id: driver.site_weights(site) for site in sites}
         self.adapter: AdapterTensors = init_adapter(self.method, sites, weights, spec.stream_seed("init"))
         self.head = HeadTemplate(base=base, num_outputs=data.num_outputs)

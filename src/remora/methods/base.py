@@ -8,7 +8,7 @@ Shapes: T rows, D in_features, O out_features, R rank.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
@@ -16,7 +16,9 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
-from remora.models.sites import Site
+from remora.errors import ConfigError
+from remora.models.base import Base
+from remora.models.sites import Site, SiteKind, find_sites
 
 Family = Literal["full", "head", "additive", "partial", "reparameterized", "hybrid", "unified"]
 Tensors = Mapping[str, Tensor]
@@ -79,12 +81,36 @@ class SiteWeights:
     """The frozen tensors a method finds at a site, in the base's compute dtype.
 
     Args:
-        weight: (O, D) of a linear site (a row block of it for a fused projection), (D,) of a norm, (V, D) of an embedding.
+        weight: (O, D) of a linear site (its row block of a fused projection), (D,) of a norm, (V, D) of an embedding.
         bias: (O,) or (D,), or None.
     """
 
     weight: Tensor
     bias: Tensor | None
+
+
+Axis = Literal["ranks_in", "ranks_out", "outputs", "inputs", "tokens"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PeftTensor:
+    """How one tensor of a site is stored in a PEFT file.
+
+    Blocks of a fused projection share a module and hence a key: their tensors are joined into one of the whole module.
+
+    Args:
+        suffix: of the key, after the module's name.
+        axis: what it runs over. "ranks_in" (R, D): blocks are stacked. "ranks_out" (O, R): every block has its own rows
+            and its own columns, zero elsewhere. "outputs" (O,): every block has its own part, `fill` elsewhere.
+            "inputs" (D,) and "tokens" (n, D) belong to whole modules only.
+        shape: in the file, where it is another one, such as (-1, 1).
+        fill: weight of the whole module (O, D) -> (O,) values of "outputs" that change nothing.
+    """
+
+    suffix: str
+    axis: Axis
+    shape: tuple[int, ...] | None = None
+    fill: Callable[[Tensor], Tensor] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,12 +144,16 @@ class Method:
         citation: author, year, arXiv id.
         lr_range: the learning rates worth tuning, from the method's paper or its authors' code.
         peft_type: the type its adapter files carry, or None.
-        mergeable: whether a LinearChange folds into the base weight exactly.
+        peft_joins_blocks: whether that type can hold blocks of a fused projection; if not, a low-rank change is stored
+            as LoRA there.
+        mergeable: whether the trained model can be written as weights of the base's own shapes.
+        site_kinds: the kinds of sites it can attach to.
         shares_base: False when it trains the base's own weights, and so runs alone in its pack.
         identity_at_init: whether the model's output is unchanged before the first step.
-        zero_gradients: substrings of parameter names whose gradient is exactly zero by mathematics.
+        zero_gradients: ``<site name>.<tensor>`` whose gradient may be exactly zero by mathematics.
         min_train_accuracy: what "can learn" must reach with a frozen random head (64 sentences, 300 steps).
         examples: settings for the contract tests.
+        Config: its settings, a class of its own.
     """
 
     name: ClassVar[str] = ""
@@ -132,15 +162,15 @@ class Method:
     citation: ClassVar[str]
     lr_range: ClassVar[LogRange]
     peft_type: ClassVar[str | None] = None
+    peft_joins_blocks: ClassVar[bool] = True
     mergeable: ClassVar[bool] = False
+    site_kinds: ClassVar[tuple[SiteKind, ...]] = ("linear",)
     shares_base: ClassVar[bool] = True
     identity_at_init: ClassVar[bool] = True
     zero_gradients: ClassVar[tuple[str, ...]] = ()
     min_train_accuracy: ClassVar[float] = 0.95
     examples: ClassVar[tuple[dict[str, Any], ...]] = ({},)
-
-    class Config(MethodConfig):
-        """Settings; each method has its own."""
+    Config: ClassVar[type[MethodConfig]] = MethodConfig
 
     def __init__(self, config: MethodConfig) -> None:
         self.config = config
@@ -151,6 +181,25 @@ class Method:
     def targets(self) -> tuple[str, ...]:
         """Portable site names or exact module names this method attaches to; empty for none."""
         return tuple(getattr(self.config, "targets", ()))
+
+    def sites(self, base: Base) -> tuple[Site, ...]:
+        """Where it attaches in a base.
+
+        Raises:
+            ConfigError: a target matches nothing, or a kind of module the method cannot act on.
+        """
+        found = find_sites(base, self.targets)
+        for site in found:
+            if site.kind not in self.site_kinds:
+                raise ConfigError(
+                    f"{self.name} cannot attach to {site.name} in {base.name}: that is a {site.kind} site",
+                    f"{self.name} attaches to {' and '.join(self.site_kinds)} sites",
+                )
+        return found
+
+    def remark(self, sites: Sequence[Site]) -> str | None:
+        """What a reader of its results must know about the method at these sites, or None."""
+        return None
 
     @property
     def num_virtual_tokens(self) -> int:
@@ -174,7 +223,7 @@ class Method:
     def transform(
         self, state: Tensors, site: Site, base: SiteWeights, x_TD: Tensor, y_TD: Tensor, rows: Rows
     ) -> Tensor:
-        """The new output (T, D) of a norm, embedding or block site from its input `x_TD` and the base's output `y_TD`."""
+        """The new output (T, D) of a norm, embedding or block site from its input and the base's output `y_TD`."""
         raise AssertionError(f"{self.name} does not act on {site.name}")
 
     # --- how it is trained
@@ -192,7 +241,7 @@ class Method:
         return 1
 
     def before_step(self, adapter: "AdapterTensors", step: int, num_steps: int) -> None:
-        """Phases and schedules: runs before the forward of optimizer step `step` (from 0). May change adapter tensors."""
+        """Phases and schedules: runs before optimizer step `step` (from 0) computes. May change adapter tensors."""
 
     def penalty(self, adapter: "AdapterTensors", step: int) -> Tensor | None:
         """A scalar added to the lane's loss, or None."""
@@ -206,13 +255,26 @@ class Method:
 
     # --- how it is stored
 
+    def merged(self, state: Tensors, site: Site, base: SiteWeights) -> SiteWeights:
+        """The site's weight and bias in a model that computes the same without the method; only if `mergeable`."""
+        change = self.change(state, site, base)
+        bias = base.bias
+        if change.bias is not None:
+            assert bias is not None, "without a bias in the base a trained one has no place to go"
+            bias = bias + change.bias.to(bias.dtype)
+        return SiteWeights(weight=change.delta_weight(base.weight), bias=bias)
+
     def peft_config(self, sites: Sequence[Site]) -> dict[str, Any]:
         """The method's own keys of `adapter_config.json` (without the common ones)."""
         raise AssertionError(f"{self.name} has no PEFT format")
 
-    def peft_tensors(self, adapter: "AdapterTensors") -> dict[str, Tensor]:
-        """Tensors by their PEFT key below ``base_model.model.``: ``<module in the full model>.lora_A.weight`` and so on."""
+    def peft_layout(self, site: Site) -> Mapping[str, PeftTensor]:
+        """How a site's tensors are stored, by short name: trained ones, and frozen ones that nothing else gives."""
         raise AssertionError(f"{self.name} has no PEFT format")
+
+    def peft_shared(self) -> Mapping[str, str]:
+        """Shared tensors that the PEFT file holds: short name -> key below ``base_model.``."""
+        return {}
 
 
 @dataclass(kw_only=True)

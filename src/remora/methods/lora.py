@@ -5,7 +5,7 @@ Trains r (in + out) numbers per site. Mergeable: W + (alpha / r) B A. PEFT type 
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -13,11 +13,11 @@ from pydantic import Field
 from torch import Tensor
 
 from remora.methods.base import (
-    AdapterTensors,
     LinearChange,
     LogRange,
     Method,
     MethodConfig,
+    PeftTensor,
     SiteState,
     SiteWeights,
     Tensors,
@@ -73,11 +73,9 @@ class LoRA(Method):
         """Keys of peft's LoraConfig."""
         return {"r": self.config.rank, "lora_alpha": self.config.alpha, "lora_dropout": self.config.dropout}
 
-    def peft_tensors(self, adapter: AdapterTensors) -> dict[str, Tensor]:
-        """A and B of every site under peft's names."""
-        tensors: dict[str, Tensor] = {}
-        for site in adapter.sites:
-            state = adapter.at(site)
-            tensors[f"{site.hf_name}.lora_A.weight"] = state["lora_A"]
-            tensors[f"{site.hf_name}.lora_B.weight"] = state["lora_B"]
-        return tensors
+    def peft_layout(self, site: Site) -> Mapping[str, PeftTensor]:
+        """A and B under peft's names."""
+        return {
+            "lora_A": PeftTensor(suffix="lora_A.weight", axis="ranks_in"),
+            "lora_B": PeftTensor(suffix="lora_B.weight", axis="ranks_out"),
+        }

@@ -6,20 +6,22 @@ from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from functools import cache
 from importlib.metadata import entry_points
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
 from remora.errors import ConfigError
 from remora.methods.base import Method
 
+M = TypeVar("M", bound=Method)
+
 _METHODS: dict[str, type[Method]] = {}
 
 
-def register(name: str) -> Callable[[type[Method]], type[Method]]:
+def register(name: str) -> Callable[[type[M]], type[M]]:
     """Class decorator that makes a method known under an id (lower-case with hyphens)."""
 
-    def add(cls: type[Method]) -> type[Method]:
+    def add(cls: type[M]) -> type[M]:
         known = _METHODS.get(name)
         if known is not None and known.__module__ != cls.__module__:
             raise ConfigError(f"two methods are called {name!r}: in {known.__module__} and {cls.__module__}")

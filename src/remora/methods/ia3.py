@@ -1,0 +1,76 @@
+"""(IA)^3: keys and values y = l * (W x + b); feed-forward y = W (l * x) + b; a scale per feature, 1 at the start.
+
+Liu et al. 2022, "Few-shot parameter-efficient fine-tuning is better and cheaper than in-context learning",
+arXiv:2205.05638, section 3.3. Trains out_features scales at a key or value site, in_features at a feed-forward one.
+Mergeable. PEFT type IA3.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from remora.methods.base import (
+    LinearChange,
+    LogRange,
+    Method,
+    MethodConfig,
+    PeftTensor,
+    SiteState,
+    SiteWeights,
+    Tensors,
+)
+from remora.methods.registry import register
+from remora.models.sites import Site
+
+
+def _ones(weight_OD: Tensor) -> Tensor:
+    return weight_OD.new_ones(weight_OD.shape[0])
+
+
+def scales_input(site: Site) -> bool:
+    """Whether the scale acts on the site's input: at the layer that reads the activations of the feed-forward block."""
+    return site.name == "ffn.down"
+
+
+@register("ia3")
+class IA3(Method):
+    """Learned scales of keys, values and feed-forward activations."""
+
+    label: ClassVar[str] = "(IA)^3"
+    family: ClassVar = "additive"
+    citation: ClassVar[str] = "Liu et al. 2022, arXiv:2205.05638"
+    lr_range: ClassVar[LogRange] = LogRange(1e-3, 3e-2)
+    peft_type: ClassVar[str | None] = "IA3"
+    mergeable: ClassVar[bool] = True
+    examples: ClassVar[tuple[dict[str, Any], ...]] = ({}, {"targets": ("attention.v",)})
+
+    class Config(MethodConfig):
+        """Where to attach; `ffn.down` scales its inputs, every other site its outputs."""
+
+        targets: tuple[str, ...] = ("attention.k", "attention.v", "ffn.down")
+
+    def init(self, site: Site, base: SiteWeights, shared: Tensors, rng: torch.Generator) -> SiteState:
+        """All ones."""
+        return SiteState(trained={"scale": torch.ones(site.in_features if scales_input(site) else site.out_features)})
+
+    def change(self, state: Tensors, site: Site, base: SiteWeights) -> LinearChange:
+        """A scale of the input, or of the output including the base's bias."""
+        scale = state["scale"]
+        if scales_input(site):
+            return LinearChange(in_scale=scale)
+        return LinearChange(out_scale=scale, bias=None if base.bias is None else (scale - 1) * base.bias)
+
+    def peft_config(self, sites: Sequence[Site]) -> dict[str, Any]:
+        """Keys of peft's IA3Config; `feedforward_modules` in full, the writer shortens names."""
+        return {
+            "feedforward_modules": [site.hf_name for site in sites if scales_input(site)],
+            "init_ia3_weights": True,
+        }
+
+    def peft_layout(self, site: Site) -> Mapping[str, PeftTensor]:
+        """The scales, as a row for inputs and as a column for outputs."""
+        if scales_input(site):
+            return {"scale": PeftTensor(suffix="ia3_l", axis="inputs", shape=(1, -1))}
+        return {"scale": PeftTensor(suffix="ia3_l", axis="outputs", shape=(-1, 1), fill=_ones)}

@@ -1,0 +1,85 @@
+"""Prompt tuning: n trained vectors stand before the embedded tokens of every text; nothing else of the base changes.
+
+Lester et al. 2021, "The power of scale for parameter-efficient prompt tuning", arXiv:2104.08691, section 2.
+The vectors take positions 0 .. n-1 and their share of the text budget; the head reads [CLS] or the last real token,
+never a virtual one. Trains n times the width of the embeddings. PEFT type PROMPT_TUNING.
+"""
+
+# T rows, D features, n virtual tokens
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from remora.methods.base import LogRange, Method, MethodConfig, PeftTensor, Rows, SiteState, SiteWeights, Tensors
+from remora.methods.registry import register
+from remora.models.sites import Site, SiteKind
+
+
+@register("prompt-tuning")
+class PromptTuning(Method):
+    """Trained virtual tokens before the text."""
+
+    label: ClassVar[str] = "prompt tuning"
+    family: ClassVar = "additive"
+    citation: ClassVar[str] = "Lester et al. 2021, arXiv:2104.08691"
+    lr_range: ClassVar[LogRange] = LogRange(1e-3, 5e-2)
+    peft_type: ClassVar[str | None] = "PROMPT_TUNING"
+    site_kinds: ClassVar[tuple[SiteKind, ...]] = ("embedding",)
+    identity_at_init: ClassVar[bool] = False
+    examples: ClassVar[tuple[dict[str, Any], ...]] = ({}, {"num_virtual_tokens": 3, "init": "normal"})
+
+    class Config(MethodConfig):
+        """Number of virtual tokens, and their start: embeddings of random words, or normal with their spread."""
+
+        num_virtual_tokens: int = Field(20, ge=1)
+        init: Literal["vocabulary", "normal"] = "vocabulary"
+
+    config: Config
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """The token embedding."""
+        return ("embedding",)
+
+    @property
+    def num_virtual_tokens(self) -> int:
+        """Rows put before each sequence."""
+        return self.config.num_virtual_tokens
+
+    def init(self, site: Site, base: SiteWeights, shared: Tensors, rng: torch.Generator) -> SiteState:
+        """Rows of the embedding, each at most once while they last, or a normal with its standard deviation."""
+        num = self.config.num_virtual_tokens
+        if self.config.init == "normal":
+            spread = float(base.weight.float().std())
+            return SiteState(trained={"prompt": torch.empty(num, site.out_features).normal_(0, spread, generator=rng)})
+        vocabulary = base.weight.shape[0]
+        words = torch.cat([torch.randperm(vocabulary, generator=rng) for _ in range(-(-num // vocabulary))])[:num]
+        return SiteState(trained={"prompt": base.weight[words.to(base.weight.device)].detach().float().cpu().clone()})
+
+    def transform(
+        self, state: Tensors, site: Site, base: SiteWeights, x_TD: Tensor, y_TD: Tensor, rows: Rows
+    ) -> Tensor:
+        """The trained vectors on the rows of virtual tokens, the base's embeddings on the others."""
+        assert rows.virtual_T is not None, "the pass holds no rows for the virtual tokens"
+        prompt_TD = state["prompt"].to(y_TD.dtype)[rows.virtual_T.clamp_min(0)]
+        return torch.where(rows.virtual_T[:, None] >= 0, prompt_TD, y_TD)
+
+    def decays(self, parameter: str, value: Tensor) -> bool:
+        """Never: the rows are inputs, not a linear map."""
+        return False
+
+    def peft_config(self, sites: Sequence[Site]) -> dict[str, Any]:
+        """Keys of peft's PromptTuningConfig that do not depend on the base."""
+        return {
+            "num_virtual_tokens": self.config.num_virtual_tokens,
+            "token_dim": sites[0].out_features,
+            "num_transformer_submodules": 1,
+            "prompt_tuning_init": "RANDOM",
+        }
+
+    def peft_layout(self, site: Site) -> Mapping[str, PeftTensor]:
+        """The vectors."""
+        return {"prompt": PeftTensor(suffix="prompt_embeddings", axis="tokens")}
