@@ -1,8 +1,8 @@
 """Attention over the sequences of a packed pass, registered with transformers' AttentionInterface under one name.
 
 Sequences are gathered into buckets of like length, attended to by explicit products (on CPU several times faster than
-torch's fused kernel on short sequences, whose bf16 backward is slow), and put back. The backward pass is written out, so
-that nothing is kept but q, k, v and the probabilities.
+torch's fused kernel on short sequences, whose bf16 backward is slow), and put back. The backward pass is written out,
+so that nothing is kept but q, k, v and the probabilities.
 
 T rows, H heads, K key-value heads, G = H / K query heads per key-value head, F head features,
 N sequences of a bucket, L its length.
@@ -34,7 +34,7 @@ _IGNORED_KEYWORDS = frozenset(
         "return_dict",
     }
 )
-"""Keywords that transformers passes along and that change nothing here: positions are already in q and k, no cache, no weights out."""
+"""Keywords of transformers that change nothing here: positions are already in q and k, no cache, no weights out."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,7 +180,7 @@ def _drop_probs(
 ) -> tuple[Tensor, Tensor | None]:
     if not _has_dropout(layout, rule):
         return probs, None
-    num, num_kv, groups, width, _ = probs.shape
+    _, num_kv, groups, width, _ = probs.shape
     keys = layout.dropout.keys(site, bucket.rows_NL)[:, None, :]
     counters = probs_counters(num_kv * groups, width, probs.device)
     mask = keep_mask(keys, width, rule.dropout, counters).view(probs.shape)
@@ -213,7 +213,7 @@ def attend(q_THF: Tensor, k_TKF: Tensor, v_TKF: Tensor, layout: Layout, rule: At
 
 
 class CurrentPass:
-    """The pass a base model is running; attention and dropout look it up here, as transformers hands them no such thing."""
+    """The pass a base model is running; attention looks it up here, as transformers hands it no such thing."""
 
     def __init__(self) -> None:
         self.layout: Layout | None = None

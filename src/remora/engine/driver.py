@@ -163,7 +163,7 @@ class Driver:
         return functional_call(self.base.model, dict(params), kwargs=keywords)
 
     def dropout(self, x: Tensor, name: str, rate: float) -> Tensor:
-        """The base's own dropout at a site, on hidden states, attention probabilities or a tensor all sequences share."""
+        """The base's own dropout, on hidden states, attention probabilities or a tensor all sequences share."""
         layout = self._layout()
         if x.numel() == layout.num_rows * x.shape[-1]:
             return layout.dropout.hidden(x, name, rate)

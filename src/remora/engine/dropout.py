@@ -1,7 +1,7 @@
-"""Dropout whose masks are keyed by (trial seed, step, site, call index, sequence, position), never by neighbours or batches.
+"""Dropout whose masks are keyed by (trial seed, step, site, call index, sequence, position), never by neighbours.
 
 torch's own dropout draws from one global serial stream, so a mask would depend on what else is in the pass, and on CPU
-it takes a third of a training step. Here 16 bits per element come from a hash of the row's key and the feature's number.
+it takes a third of a training step. Here 16 bits per element come from a hash of the row's key and the feature number.
 """
 
 from functools import cache
@@ -47,7 +47,7 @@ def keep_mask(keys: Tensor, num_features: int, rate: float, counters: Tensor | N
 
 
 def apply_mask(x: Tensor, mask: Tensor, rate: float) -> Tensor:
-    """``x * keep / (1 - rate)`` with an int16 mask of the same shape; a dropped element is exactly 0 even where x is NaN."""
+    """``x * keep / (1 - rate)``, mask int16 of x's shape; a dropped element is exactly 0 even where x is NaN."""
     ints = _INT_OF[x.element_size()]
     kept = x.contiguous().view(ints) & (mask if ints is torch.int16 else mask.to(ints))
     return kept.view(x.dtype).mul_(1 / (1 - round(rate * _LEVELS) / _LEVELS))

@@ -1,4 +1,4 @@
-"""Cheap counter-based random bits: an integer hash of (row key, feature), so that a mask depends on nothing but its keys.
+"""Cheap counter-based random bits: an integer hash of (row key, feature); a mask depends on nothing but its keys.
 
 The mixing is the 32-bit finaliser by Chris Wellons ("hash prospector", 2018, multipliers 7feb352d and 846ca68b), in
 wrap-around int32 arithmetic, so that the same bits come out on every device.

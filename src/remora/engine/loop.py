@@ -1,8 +1,8 @@
 """The one training loop: steps all lanes of a pack, refills them from the queue, evaluates, and owns the loss.
 
-The loss of a lane is the mean over its batch; losses are summed over lanes, so every lane has the gradient it would have
-alone. A pass holds whole sequences up to a number of tokens; a lane whose batch does not fit is split over passes and its
-gradients are summed, which changes nothing but the order of additions.
+The loss of a lane is the mean over its batch; losses are summed over lanes, so every lane has the gradient it would
+have alone. A pass holds whole sequences up to a number of tokens; a lane whose batch does not fit is split over passes
+and its gradients are summed, which changes nothing but the order of additions.
 """
 
 import math
@@ -19,7 +19,7 @@ from remora.engine.features import FeatureCache
 from remora.engine.lanes import Lane
 from remora.engine.layout import token_chunks
 from remora.engine.pooling import pooled_rows
-from remora.engine.trial import CurvePoint, Examples, NoEvents, PackEvents, TrialData, TrialOutcome, TrialSpec
+from remora.engine.trial import CurvePoint, NoEvents, PackEvents, TrialData, TrialOutcome, TrialSpec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,9 +65,14 @@ def run_pack(
                 break
             queue.pop(0)
             told.started(lane.spec, lane.num_steps)
+            if lane.finished:
+                yield _outcome(driver, data, lane, features)
+                continue
             lanes.append(lane)
             if not lane.method.shares_base:
                 break
+        if not lanes:
+            continue
         _step(driver, data, lanes, features, tokens_per_pass)
         running: list[Lane] = []
         for lane in lanes:

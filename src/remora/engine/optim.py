@@ -22,7 +22,7 @@ class ParamRule:
 
 
 def lr_factor(step: int, num_steps: int, warmup: float, schedule: Literal["linear", "constant"]) -> float:
-    """Factor on the peak learning rate at optimizer step `step` (from 0): linear warm-up, then linear decay or constant.
+    """Factor on the peak learning rate at step `step` (from 0): linear warm-up, then linear decay or constant.
 
     As transformers' `get_linear_schedule_with_warmup` and `get_constant_schedule_with_warmup`.
     """

@@ -80,11 +80,11 @@ class Examples:
 class TaskLoss(Protocol):
     """What the engine needs of a task."""
 
-    def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
+    def loss(self, logits_BC: Tensor, targets_B: Tensor) -> Tensor:
         """(B,) losses from logits (B, C) and targets (B,)."""
         ...
 
-    def metrics(self, targets: np.ndarray, logits: np.ndarray) -> dict[str, float]:
+    def metrics(self, targets_B: np.ndarray, logits_BC: np.ndarray) -> dict[str, float]:
         """Metrics by name, headline first."""
         ...
 

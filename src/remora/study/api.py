@@ -1,0 +1,410 @@
+"""Runs a study from its configuration to its report; the one entry for the command line and for Python."""
+
+import datetime
+import fcntl
+import importlib.metadata
+import platform
+import shlex
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from remora.config.load import dump_yaml, fingerprint, read_study
+from remora.config.schema import StudyConfig
+from remora.data.dataset import Dataset
+from remora.errors import ConfigError, RemoraError, ResourceError
+from remora.report.terminal import render_rows
+from remora.report.write import write_report
+from remora.results.schema import (
+    Costs,
+    DataInfo,
+    DataNote,
+    Lengths,
+    ModelInfo,
+    ProtocolInfo,
+    RowCost,
+    SplitInfo,
+    Study,
+    TrialResult,
+)
+from remora.results.store import (
+    COSTS_FILE,
+    DATA_FILE,
+    STUDY_FILE,
+    is_finished,
+    read_record,
+    read_result,
+    trial_id,
+    write_atomic,
+    write_record,
+)
+from remora.results.summary import summarise
+from remora.results.summary_schema import Row, StudySummary
+from remora.results.wording import duration, size
+from remora.study import solo
+from remora.study.context import StudyContext, open_context
+from remora.study.estimate import StudyPlan, estimate, fit_budget
+from remora.study.launch import Event, Workers, shares
+from remora.study.machine import available_cores, describe_machine, dtype_name
+from remora.study.packs import lanes_per_pack, plan_packs
+from remora.study.progress import Progress
+from remora.study.record import record_failure, record_majority
+from remora.study.rows import MAJORITY, UNTRAINED, StudyRow, reference_row, study_rows
+from remora.study.trials import TUNING_SEED, PlannedTrial, TrialMaker
+from remora.study.tuning import choose_lr
+
+__all__ = ["StudyPlan", "StudyResult", "plan_study", "run_study"]
+
+_PACKAGES = ("remora", "torch", "transformers", "tokenizers", "safetensors", "numpy", "scikit-learn", "scipy")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyResult:
+    """A finished study.
+
+    Args:
+        run_dir: where everything is.
+        summary: rows, recommendation, warnings.
+    """
+
+    run_dir: Path
+    summary: StudySummary
+
+    @property
+    def exit_code(self) -> int:
+        """0, or 5 when final trials failed or diverged."""
+        return 5 if any(row.failed for row in self.summary.rows) else 0
+
+    @property
+    def best(self) -> Row | None:
+        """The recommended row; None when the data cannot decide."""
+        label = self.summary.recommendation.label
+        return next((row for row in self.summary.rows if row.label == label), None)
+
+    def table(self) -> str:
+        """The ranking as text."""
+        from rich.console import Console
+
+        console = Console(width=120, file=None, record=True, quiet=True)
+        console.print(render_rows(self.summary))
+        return console.export_text().rstrip()
+
+    def report(self, path: Path | str | None = None) -> Path:
+        """The HTML report; copied to `path` when given."""
+        page = self.run_dir / "report.html"
+        if path is None:
+            return page
+        write_atomic(Path(path), page.read_bytes())
+        return Path(path)
+
+
+def plan_study(config: StudyConfig, *, dataset: Dataset | None = None) -> StudyPlan:
+    """What a study would run and cost, without training.
+
+    Raises:
+        RemoraError: anything that would stop the study.
+    """
+    context = open_context(config, dataset=dataset)
+    _, plan = _settle(context)
+    return plan
+
+
+def run_study(
+    config: StudyConfig, out: Path | None = None, *, progress: Progress, dataset: Dataset | None = None
+) -> StudyResult:
+    """Run a study, or finish one that was stopped: trials found finished are kept.
+
+    Args:
+        config: what to run.
+        out: run directory; by default ``runs/<name>-<hash8>``.
+        progress: told what happens.
+        dataset: already read, when it came as a DataFrame.
+
+    Raises:
+        RemoraError: bad data, model or settings before anything runs; another study in `out`; no resources.
+    """
+    start = time.monotonic()
+    run_dir = out if out is not None else Path("runs") / f"{config.name}-{fingerprint(config)[:8]}"
+    config, origin = _resume_config(config, run_dir)
+    with _only_coordinator(run_dir):
+        context = open_context(config, dataset=dataset)
+        context, plan = _settle(context)
+        run = _Run(context=context, run_dir=run_dir, progress=progress, rows=study_rows(context.config, context.base))
+        run.write_header(origin, plan.cuts)
+        progress.note(_cost_line(plan, context))
+        for cut in plan.cuts:
+            progress.note(f"to fit the budget: {cut}")
+        run.train()
+        run.measure_costs(time.monotonic() - start)
+        summary = summarise(run_dir)
+        write_report(run_dir, summary)
+    progress.finished()
+    return StudyResult(run_dir=run_dir, summary=summary)
+
+
+@dataclass(kw_only=True)
+class _Run:
+    """One run of a study: its stages over one run directory."""
+
+    context: StudyContext
+    run_dir: Path
+    progress: Progress
+    rows: tuple[StudyRow, ...]
+    _seen: dict[str, float | None] = field(default_factory=dict[str, "float | None"])
+
+    def write_header(self, origin: str, cuts: Sequence[str]) -> None:
+        """study.yaml, study.json and data.json, before the first trial."""
+        context, config, base = self.context, self.context.config, self.context.base
+        write_atomic(self.run_dir / "study.yaml", dump_yaml(config).encode())
+        known = self.run_dir / STUDY_FILE
+        created = read_record(known, Study).created if known.is_file() else _now()
+        protocol = config.protocol
+        tuned = any(len(row.lrs) > 1 for row in self.rows)
+        notes = {"head": "base dropout off", MAJORITY: "no training", UNTRAINED: "random head, no training"}
+        study = Study(
+            name=config.name,
+            kind=config.kind,
+            fingerprint=origin,
+            command=shlex.join(["remora", *sys.argv[1:]]) if sys.argv and sys.argv[0].endswith("remora") else "",
+            created=created,
+            model=ModelInfo(
+                name=base.name,
+                architecture=base.arch.model_type,
+                params=base.num_params,
+                sha256=base.sha256,
+                dtype=dtype_name(base.dtype),
+                revision=base.revision,
+                max_length=context.max_length,
+            ),
+            protocol=ProtocolInfo(
+                mode=protocol.mode,
+                epochs=protocol.epochs,
+                batch_size=protocol.batch_size,
+                seeds=tuple(range(protocol.seeds)),
+                tuning_trials=protocol.tuning_trials if tuned else 0,
+                tuning_seed=TUNING_SEED if tuned else None,
+                schedule=protocol.schedule,
+                warmup=protocol.warmup,
+                clip=protocol.clip,
+                weight_decay=protocol.weight_decay,
+                base_dropout=protocol.base_dropout,
+                select=protocol.select,
+                margin=protocol.margin,
+                prefer=protocol.prefer,
+                reference=reference_row(self.rows),
+                cuts=tuple(cuts),
+            ),
+            rows=tuple(row.plan(notes.get(row.id, "")) for row in self.rows),
+            versions={name: importlib.metadata.version(name) for name in _PACKAGES}
+            | {"python": platform.python_version()},
+        )
+        write_record(self.run_dir / STUDY_FILE, study)
+        write_record(self.run_dir / DATA_FILE, _data_info(context))
+
+    def train(self) -> None:
+        """Baselines and tuning, then the final trials with the learning rates chosen."""
+        maker = TrialMaker(self.context)
+        self._majority()
+        first = [trial for row in self.rows if row.id == UNTRAINED for trial in maker.untrained(row)]
+        first += [trial for row in self.rows for trial in maker.tuning(row)]
+        metric = self.context.dataset.metric
+        config = self.context.config
+        tokens = float(self.context.encoded("train").lengths.mean())
+        slots = lanes_per_pack(config.engine, config.protocol.batch_size, tokens)
+        trained = [row for row in self.rows if row.method is not None]
+        most = max(len(plan_packs(first, slots)), -(-len(trained) * config.protocol.seeds // slots))
+        count, threads = shares(
+            available_cores(), most, {"workers": config.engine.workers, "threads": config.engine.threads}
+        )
+        with Workers(self.run_dir, count, threads) as workers:
+            if first:
+                self._stage("tuning", first, slots, workers)
+            final: list[PlannedTrial] = []
+            for row in trained:
+                tried = [read_result(self.run_dir, trial.spec.id) for trial in maker.tuning(row)]
+                validation = len(self.context.dataset.validation)
+                lr = choose_lr(tried, metric, validation) if tried else row.lrs[0]
+                if lr is None:
+                    self.progress.note(f"{row.label}: no tuning trial finished, so it has no final trials")
+                    self._never_ran(maker.final(row, row.lrs[0]))
+                    continue
+                final += maker.final(row, lr)
+            self._stage("training", final, slots, workers)
+            workers.dismiss()
+
+    def measure_costs(self, seconds: float) -> None:
+        """The solo step of every row that trained; kept when a resumed run finds it."""
+        path = self.run_dir / COSTS_FILE
+        before = read_record(path, Costs) if path.is_file() else None
+        known = dict(before.rows) if before is not None else {}
+        rows = [row for row in self.rows if row.method is not None and row.label not in known]
+        self.progress.stage("measuring", len(rows))
+        for row in rows:
+            self.progress.trial_started(row.label)
+            trial = TrialMaker(self.context).final(row, row.lrs[0])[0]
+            cost = solo.measure(self.run_dir, trial, available_cores())
+            if cost == RowCost():
+                self.progress.note(f"{row.label}: its cost could not be measured")
+            known[row.label] = cost
+            self.progress.trial_finished(row.label, "done", None)
+        total = seconds + (before.study_seconds if before is not None else 0.0)
+        costs = Costs(machine=describe_machine(self.context.base.dtype), rows=known, study_seconds=round(total, 1))
+        write_record(path, costs)
+
+    def _majority(self) -> None:
+        for row in self.rows:
+            if row.id == MAJORITY:
+                name = trial_id(row.label, 0, {"data": self.context.dataset.hash, "baseline": MAJORITY})
+                if not is_finished(self.run_dir, name):
+                    record_majority(self.run_dir, self.context, name, row.label)
+
+    def _never_ran(self, trials: Sequence[PlannedTrial]) -> None:
+        for trial in trials:
+            record_failure(self.run_dir, trial, "every tuning trial of this row diverged or failed")
+
+    def _stage(self, name: str, trials: Sequence[PlannedTrial], slots: int, workers: Workers) -> None:
+        kept = frozenset(trial.spec.id for trial in trials if self._is_kept(trial))
+        self.progress.stage(name, len(trials))
+        for trial in trials:
+            if trial.spec.id in kept:
+                self.progress.trial_finished(trial.spec.id, "kept", self._validation(trial.spec.id))
+
+        def lost(trial: PlannedTrial, error: str) -> None:
+            record_failure(self.run_dir, trial, error)
+            self.progress.trial_finished(trial.spec.id, "failed", None)
+
+        workers.run(plan_packs(trials, slots), kept, self._event, lost)
+
+    def _is_kept(self, trial: PlannedTrial) -> bool:
+        if not is_finished(self.run_dir, trial.spec.id):
+            return False
+        return read_result(self.run_dir, trial.spec.id).status != "failed"
+
+    def _validation(self, trial: str) -> float | None:
+        result: TrialResult = read_result(self.run_dir, trial)
+        return result.metrics.get("validation", {}).get(self.context.dataset.metric)
+
+    def _event(self, event: Event) -> None:
+        trial = event.get("trial", "")
+        match event["event"]:
+            case "started":
+                self.progress.trial_started(trial)
+            case "step":
+                metric = self._seen.get(trial)
+                self.progress.trial_step(trial, event["step"], event["total"], event["loss"], metric)
+            case "epoch":
+                self._seen[trial] = event["metric"]
+            case "finished":
+                self.progress.trial_finished(trial, event["status"], event["metric"])
+            case "trouble":
+                self.progress.note(event["text"])
+            case _:
+                pass
+
+
+def _settle(context: StudyContext) -> tuple[StudyContext, StudyPlan]:
+    """Fit the study to its budget, if it has one, and estimate what remains."""
+    config = context.config
+    rows = study_rows(config, context.base)
+    budget = config.protocol.budget_seconds
+    if budget is None:
+        return context, estimate(context, rows, config.protocol, len(context.dataset.train))
+    protocol, train_rows, cuts = fit_budget(context, rows, budget)
+    data = config.data if train_rows is None else config.data.model_copy(update={"train_limit": train_rows})
+    update = {"protocol": protocol.model_copy(update={"budget_seconds": None}), "data": data}
+    cut = open_context(config.model_copy(update=update), dtype=context.base.dtype)
+    plan = estimate(cut, study_rows(cut.config, cut.base), cut.config.protocol, len(cut.dataset.train))
+    return cut, replace(plan, cuts=cuts)
+
+
+def _resume_config(config: StudyConfig, run_dir: Path) -> tuple[StudyConfig, str]:
+    """The configuration as it was cut when the run directory was begun, and the fingerprint of what was asked for.
+
+    Raises:
+        ConfigError: the folder holds another study.
+    """
+    origin = fingerprint(config)
+    if not (run_dir / STUDY_FILE).is_file():
+        return config, origin
+    begun = read_record(run_dir / STUDY_FILE, Study)
+    written = read_study(run_dir / "study.yaml")
+    if origin == begun.fingerprint or origin == fingerprint(written):
+        return written, begun.fingerprint
+    raise ConfigError(
+        f"{run_dir} holds another study ({begun.name}, {begun.fingerprint[:8]})",
+        "give another --out, or go on with that study: remora resume " + shlex.quote(str(run_dir)),
+    )
+
+
+@contextmanager
+def _only_coordinator(run_dir: Path) -> Iterator[None]:
+    """Hold the lock of a run directory.
+
+    Raises:
+        ResourceError: another process runs this study, or the folder cannot be written.
+    """
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        lock = (run_dir / ".lock").open("w")
+    except OSError as error:
+        raise ResourceError(f"{run_dir} cannot be written: {error.strerror}", "give another --out") from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise ResourceError(
+                f"another process is running the study in {run_dir}", "wait for it, or stop it"
+            ) from None
+        try:
+            yield
+        except OSError as error:
+            if isinstance(error, RemoraError):
+                raise
+            raise ResourceError(
+                f"{run_dir}: {error.strerror or error}", "finished trials are kept; free space and repeat the command"
+            ) from error
+
+
+def _data_info(context: StudyContext) -> DataInfo:
+    dataset, lengths = context.dataset, context.lengths()
+    return DataInfo(
+        name=dataset.name,
+        task=dataset.task,
+        hash=dataset.hash,
+        text_columns=dataset.text_columns,
+        label_column=dataset.label_column,
+        label_names=dataset.label_names,
+        metric=dataset.metric,
+        metrics=dataset.metrics,
+        positive_class=dataset.positive,
+        splits={
+            name: SplitInfo(
+                rows=len(split), hash=split.hash, source=split.source, label_counts=dataset.label_counts(name)
+            )
+            for name, split in dataset.splits.items()
+        },
+        notes=tuple(DataNote(kind=note.kind, message=note.message, count=note.count) for note in dataset.notes),
+        lengths=Lengths(
+            mean=lengths.mean,
+            p50=lengths.p50,
+            p95=lengths.p95,
+            max=lengths.max,
+            truncated=lengths.truncated,
+            max_length=context.max_length,
+        ),
+    )
+
+
+def _cost_line(plan: StudyPlan, context: StudyContext) -> str:
+    dtype = dtype_name(context.base.dtype)
+    return (
+        f"{plan.num_trials} trials, about {duration(plan.seconds)}, peak memory about {size(plan.peak_bytes)}, "
+        f"{plan.trials_per_pack} trials per pack, base in {dtype}"
+    )
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

@@ -1,0 +1,95 @@
+"""What every process of a study needs before the first trial: data, task, base and tokenized splits."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from remora.config.schema import StudyConfig
+from remora.data.dataset import Dataset, load_dataset
+from remora.data.tokenize import Encoded, LengthStatistics, TextEncoder, length_statistics
+from remora.engine.trial import Examples, TrialData
+from remora.models.base import Base
+from remora.models.load import load_base
+from remora.study.machine import choose_dtype
+from remora.tasks.base import Task, task_for
+
+_DEFAULT_LENGTH = 256
+
+
+@dataclass(kw_only=True)
+class StudyContext:
+    """Data, task and base of one study.
+
+    Args:
+        config: the study.
+        dataset: checked and split.
+        task: its loss and metrics.
+        base: the frozen base model.
+        max_length: tokens per example, special and virtual ones included.
+    """
+
+    config: StudyConfig
+    dataset: Dataset
+    task: Task
+    base: Base
+    max_length: int
+    encoder: TextEncoder
+    _encoded: dict[tuple[str, int], Encoded] = field(default_factory=dict[tuple[str, int], Encoded])
+
+    def encoded(self, split: str, room: int = 0) -> Encoded:
+        """A tokenized split, with `room` tokens of the budget left for virtual tokens."""
+        key = (split, room)
+        if key not in self._encoded:
+            self._encoded[key] = self.encoder.encode_split(self.dataset.splits[split], self.max_length, room)
+        return self._encoded[key]
+
+    def lengths(self) -> LengthStatistics:
+        """Token statistics over all splits."""
+        return length_statistics([self.encoded(name) for name in self.dataset.splits])
+
+    def truncated(self, room: int) -> dict[str, int]:
+        """Texts cut to the budget, by split."""
+        return {name: self.encoded(name, room).num_truncated for name in self.dataset.splits}
+
+    def trial_data(self) -> TrialData:
+        """The view of the data that the engine takes."""
+        examples: dict[tuple[str, int], Examples] = {}
+
+        def split(name: str, room: int) -> Examples:
+            if (name, room) not in examples:
+                encoded = self.encoded(name, room)
+                types = encoded.type_ids or [np.zeros_like(ids) for ids in encoded.ids]
+                targets = self.task.targets(self.dataset.splits[name])
+                examples[name, room] = Examples(ids=encoded.ids, type_ids=types, targets=targets)
+            return examples[name, room]
+
+        return TrialData(task=self.task, num_outputs=self.task.num_outputs, split=split, fingerprint=self.dataset.hash)
+
+
+def open_context(
+    config: StudyConfig, *, dataset: Dataset | None = None, dtype: torch.dtype | None = None
+) -> StudyContext:
+    """Read the data and load the base of a study.
+
+    Args:
+        config: the study.
+        dataset: already read, when it came as a DataFrame.
+        dtype: compute type already chosen; by default the configuration's, or the faster one here.
+
+    Raises:
+        DataError: the data cannot be used.
+        ModelError: the model cannot be used.
+    """
+    data = dataset if dataset is not None else load_dataset(config.data)
+    chosen = dtype if dtype is not None else choose_dtype(config.model)
+    base = load_base(config.model.id, revision=config.model.revision, dtype=chosen)
+    limit = config.model.max_length or _DEFAULT_LENGTH
+    return StudyContext(
+        config=config,
+        dataset=data,
+        task=task_for(data),
+        base=base,
+        max_length=min(limit, base.max_positions),
+        encoder=TextEncoder(base.tokenizer),
+    )

@@ -1,0 +1,204 @@
+"""The local launcher: one worker process per core, packs handed out in the order of the plan as workers fall free."""
+
+import json
+import os
+import queue
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from remora.errors import ResourceError
+from remora.study.packs import PlannedPack
+from remora.study.trials import PlannedTrial
+
+Event = dict[str, Any]
+_LOG_LINES = 30
+
+
+def worker_environment(threads: int) -> dict[str, str]:
+    """The environment of a worker: its threads, no network for the Hub unless asked, memory kept between operations.
+
+    glibc gives large blocks back to the kernel after every operation; page faults would then dominate a training step.
+    """
+    return {
+        **os.environ,
+        "OMP_NUM_THREADS": str(threads),
+        "MKL_NUM_THREADS": str(threads),
+        "TOKENIZERS_PARALLELISM": "false",
+        "MALLOC_TRIM_THRESHOLD_": "-1",
+        "MALLOC_MMAP_MAX_": "0",
+        "MALLOC_TOP_PAD_": str(64 * 2**20),
+        "PYTHONUNBUFFERED": "1",
+    }
+
+
+class _Worker:
+    """One worker process and the pack it has."""
+
+    def __init__(
+        self, run_dir: Path, number: int, threads: int, events: "queue.Queue[tuple[_Worker, Event | None]]"
+    ) -> None:
+        self.pack: PlannedPack | None = None
+        self.ready = False
+        self.log: list[str] = []
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "remora.study.worker", str(run_dir), "--threads", str(threads)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=worker_environment(threads),
+            text=True,
+        )
+        self.number = number
+        threading.Thread(target=self._read, args=(events,), daemon=True).start()
+        threading.Thread(target=self._read_log, daemon=True).start()
+
+    def _read(self, events: "queue.Queue[tuple[_Worker, Event | None]]") -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            events.put((self, json.loads(line)))
+        events.put((self, None))
+
+    def _read_log(self) -> None:
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            self.log = [*self.log[1 - _LOG_LINES :], line.rstrip()]
+
+    def give(self, pack: PlannedPack, skip: frozenset[str]) -> None:
+        """Hand a pack over, without the trials that are finished."""
+        self.pack = pack
+        trials = [trial.to_json() for trial in pack.trials if trial.spec.id not in skip]
+        assert self.process.stdin is not None
+        self.process.stdin.write(json.dumps({"pack": pack.id, "slots": pack.slots, "trials": trials}) + "\n")
+        self.process.stdin.flush()
+
+    def dismiss(self) -> None:
+        """Tell it that there is nothing more."""
+        if self.process.stdin is not None and not self.process.stdin.closed:
+            self.process.stdin.close()
+
+
+class Workers:
+    """Worker processes of one study; use as a context manager, so that none outlives the coordinator.
+
+    Args:
+        run_dir: of the study.
+        count: most processes.
+        threads: of each process.
+    """
+
+    def __init__(self, run_dir: Path, count: int, threads: int) -> None:
+        self._run_dir = run_dir
+        self._count = count
+        self._threads = threads
+        self._events: queue.Queue[tuple[_Worker, Event | None]] = queue.Queue()
+        self._workers: list[_Worker] = []
+
+    def __enter__(self) -> "Workers":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for worker in self._workers:
+            worker.process.terminate()
+        for worker in self._workers:
+            worker.process.wait()
+
+    def dismiss(self) -> None:
+        """Let every worker end by itself; each then checks that its base is what it was.
+
+        Raises:
+            AssertionError: a worker's base changed.
+        """
+        for worker in self._workers:
+            worker.dismiss()
+        for worker in self._workers:
+            if worker.process.wait() != 0:
+                raise AssertionError(f"a worker ended badly: {_last(worker.log)}")
+        self._workers = []
+
+    def run(
+        self,
+        packs: Sequence[PlannedPack],
+        finished: frozenset[str],
+        on_event: Callable[[Event], None],
+        on_death: Callable[[PlannedTrial, str], None],
+    ) -> None:
+        """Train packs; returns when every trial of them is finished or failed.
+
+        Args:
+            packs: in order of the plan.
+            finished: ids of trials that need no training.
+            on_event: told what workers say.
+            on_death: told of a trial that was lost twice with its worker.
+
+        Raises:
+            ResourceError: workers die before they can take a pack.
+        """
+        waiting = [pack for pack in packs if any(trial.spec.id not in finished for trial in pack.trials)]
+        left = {trial.spec.id for pack in waiting for trial in pack.trials} - finished
+        lost: dict[str, int] = {}
+        done: set[str] = set(finished)
+        for worker in self._workers:
+            if worker.ready and waiting:
+                worker.give(waiting.pop(0), frozenset(done))
+        for _ in range(len(self._workers), min(self._count, len(self._workers) + len(waiting))):
+            self._start()
+        while left:
+            worker, event = self._events.get()
+            if event is None:
+                self._bury(worker)
+                if worker.pack is None:
+                    raise ResourceError(
+                        f"a worker process ended before it began: {_last(worker.log)}", "see the lines above"
+                    )
+                orphans = [trial for trial in worker.pack.trials if trial.spec.id in left]
+                for trial in orphans:
+                    lost[trial.spec.id] = lost.get(trial.spec.id, 0) + 1
+                    if lost[trial.spec.id] > 1:
+                        on_death(trial, _last(worker.log) or f"its process ended with code {worker.process.returncode}")
+                        left.discard(trial.spec.id)
+                        done.add(trial.spec.id)
+                waiting = [
+                    *(PlannedPack(id=worker.pack.id, trials=(t,), slots=1) for t in orphans if t.spec.id in left),
+                    *waiting,
+                ]
+                if waiting:
+                    self._start()
+                continue
+            if event["event"] == "finished":
+                left.discard(event["trial"])
+                done.add(event["trial"])
+            if event["event"] == "ready":
+                worker.ready = True
+            if event["event"] in ("ready", "pack"):
+                worker.pack = None
+                if waiting:
+                    worker.give(waiting.pop(0), frozenset(done))
+            else:
+                on_event(event)
+
+    def _start(self) -> None:
+        self._workers.append(_Worker(self._run_dir, len(self._workers), self._threads, self._events))
+
+    def _bury(self, worker: _Worker) -> None:
+        worker.process.wait()
+        self._workers.remove(worker)
+
+
+def _last(lines: Sequence[str]) -> str:
+    return lines[-1] if lines else ""
+
+
+def shares(cores: int, packs: int, configured: Mapping[str, int | None]) -> tuple[int, int]:
+    """How many processes and how many threads each: one thread per process as soon as there are packs for every core.
+
+    Args:
+        cores: of the machine.
+        packs: of the largest stage.
+        configured: ``workers`` and ``threads``, None where the machine decides.
+    """
+    workers = configured["workers"] or max(1, min(cores, packs))
+    return workers, configured["threads"] or max(1, cores // workers)

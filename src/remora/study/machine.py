@@ -1,0 +1,77 @@
+"""The machine a study runs on: cores, memory, and the number format in which its matrix products are fastest."""
+
+import os
+import platform
+import time
+from functools import cache
+from pathlib import Path
+
+import psutil
+import torch
+
+from remora.config.schema import ModelConfig
+from remora.results.schema import Machine
+
+_GAIN = 1.2
+"""bfloat16 is chosen when its products run this many times faster than float32's."""
+_ROWS, _IN, _OUT = 1024, 384, 1536
+
+
+def available_cores() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0)) if platform.system() == "Linux" else os.cpu_count() or 1
+
+
+@cache
+def product_rate(dtype: torch.dtype, seconds: float = 0.15) -> float:
+    """Floating-point operations per second of one thread in products of the size a small encoder makes, measured."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        x, w = torch.ones(_ROWS, _IN, dtype=dtype), torch.ones(_OUT, _IN, dtype=dtype)
+        rounds: list[float] = []
+        end = time.perf_counter() + seconds
+        while len(rounds) < 3 or time.perf_counter() < end:
+            start = time.perf_counter()
+            torch.nn.functional.linear(x, w)
+            rounds.append(time.perf_counter() - start)
+        return 2 * _ROWS * _IN * _OUT / sorted(rounds)[len(rounds) // 2]
+    finally:
+        torch.set_num_threads(threads)
+
+
+def choose_dtype(config: ModelConfig) -> torch.dtype:
+    """The type in which the base is stored and computed: as configured, else by a short measurement."""
+    named = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
+    if config.dtype != "auto":
+        return named[config.dtype]
+    if torch.cuda.is_available():
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+    faster = product_rate(torch.bfloat16) > _GAIN * product_rate(torch.float32)
+    return torch.bfloat16 if faster else torch.float32
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """``float32`` and so on."""
+    return str(dtype).removeprefix("torch.")
+
+
+def describe_machine(dtype: torch.dtype) -> Machine:
+    """The machine in general terms: no host name, no path."""
+    return Machine(
+        cpu=_cpu_name(),
+        cores=available_cores(),
+        memory_gb=round(psutil.virtual_memory().total / 2**30, 1),
+        torch=torch.__version__,
+        dtype=dtype_name(dtype),
+        accelerator=torch.cuda.get_device_name(0) if torch.cuda.is_available() else None,
+    )
+
+
+def _cpu_name() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()

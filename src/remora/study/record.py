@@ -1,0 +1,157 @@
+"""Writes what a trial gave into its folder of the run directory; the result goes last, as the commit mark."""
+
+import math
+import shutil
+from pathlib import Path
+
+import numpy as np
+
+from remora.adapters.format import AdapterInfo, save_adapter
+from remora.engine.trial import TrialOutcome
+from remora.methods.registry import get_method
+from remora.results.predictions import from_logits, write_predictions
+from remora.results.schema import CurvePoint, GradNorm, Pack, ParamCount, TrialResult
+from remora.results.store import trial_dir, write_result
+from remora.study.context import StudyContext
+from remora.study.rows import MAJORITY
+from remora.study.trials import PlannedTrial
+
+
+def record_outcome(
+    run_dir: Path, context: StudyContext, trial: PlannedTrial, outcome: TrialOutcome, pack: Pack
+) -> TrialResult:
+    """Write predictions, adapter and result of a finished or diverged trial.
+
+    Args:
+        run_dir: the run directory.
+        context: of the study.
+        trial: as planned.
+        outcome: of the engine.
+        pack: it was trained in.
+    """
+    folder = trial_dir(run_dir, trial.spec.id)
+    if folder.exists():
+        shutil.rmtree(folder)
+    if outcome.logits:
+        labels = {name: context.dataset.splits[name].labels for name in outcome.logits}
+        names = context.dataset.label_names
+        splits = {name: from_logits(labels[name], logits, names) for name, logits in outcome.logits.items()}  # type: ignore[arg-type]
+        write_predictions(run_dir, trial.spec.id, splits)
+    adapter_bytes = None
+    if trial.purpose == "final" and outcome.status == "done":
+        adapter_bytes = save_adapter(folder / "adapter", context.base, outcome, _adapter_info(context, trial, outcome))
+    result = TrialResult(
+        trial=trial.spec.id,
+        purpose=trial.purpose,
+        method="untrained" if trial.purpose == "baseline" else trial.spec.method,
+        label=trial.label,
+        family=trial.family,
+        hyperparameters=dict(trial.hyperparameters),
+        seed=trial.spec.seed,
+        stream=trial.spec.stream,
+        status=outcome.status,
+        error=outcome.error,
+        metrics={split: dict(values) for split, values in outcome.metrics.items()},
+        losses={name: finite(value) for name, value in outcome.losses.items()},
+        curve=tuple(
+            CurvePoint(
+                step=point.step,
+                epoch=point.epoch,
+                train_loss=finite(point.train_loss),
+                validation_loss=finite(point.validation_loss),
+                validation=dict(point.validation or {}),
+            )
+            for point in outcome.curve
+        ),
+        params=ParamCount(**_params(trial, outcome)),
+        steps=outcome.step,
+        examples=outcome.examples,
+        undertrained=outcome.undertrained,
+        grad_norm=GradNorm(**outcome.grad_norm) if outcome.grad_norm else None,
+        truncated=context.truncated(get_method(trial.spec.method, trial.spec.settings).num_virtual_tokens),
+        wall_seconds=outcome.train_seconds,
+        pack=pack.model_copy(update={"lanes": outcome.lanes}),
+        adapter_bytes=adapter_bytes,
+    )
+    write_result(run_dir, result)
+    return result
+
+
+def record_failure(run_dir: Path, trial: PlannedTrial, error: str) -> TrialResult:
+    """Write the result of a trial whose process died or raised; a resumed run tries it again."""
+    result = TrialResult(
+        trial=trial.spec.id,
+        purpose=trial.purpose,
+        method=trial.spec.method,
+        label=trial.label,
+        family=trial.family,
+        hyperparameters=dict(trial.hyperparameters),
+        seed=trial.spec.seed,
+        stream=trial.spec.stream,
+        status="failed",
+        error=error,
+        params=ParamCount(adapter=0, head=0),
+    )
+    write_result(run_dir, result)
+    return result
+
+
+def record_majority(run_dir: Path, context: StudyContext, trial: str, label: str) -> TrialResult:
+    """The baseline that always answers the most frequent training label (the mean of the training values)."""
+    dataset, task = context.dataset, context.task
+    targets = task.targets(dataset.splits["train"])
+    if dataset.label_names:
+        scores = np.bincount(targets, minlength=len(dataset.label_names)) / len(targets)
+        row = np.log(np.maximum(scores, 1e-6)).astype(np.float32)
+    else:
+        row = np.array([targets.mean()], np.float32)
+    metrics: dict[str, dict[str, float]] = {}
+    predictions = {}
+    for name in ("validation", "test"):
+        split = dataset.splits[name]
+        logits = np.tile(row, (len(split), 1))
+        metrics[name] = task.metrics(task.targets(split), logits)
+        predictions[name] = from_logits(split.labels, logits, dataset.label_names)  # type: ignore[arg-type]
+    write_predictions(run_dir, trial, predictions)
+    result = TrialResult(
+        trial=trial,
+        purpose="baseline",
+        method=MAJORITY,
+        label=label,
+        family="baseline",
+        hyperparameters={},
+        seed=0,
+        status="done",
+        metrics=metrics,
+        params=ParamCount(adapter=0, head=0),
+    )
+    write_result(run_dir, result)
+    return result
+
+
+def finite(value: float | None) -> float | None:
+    """The number, or None where it is none."""
+    return value if value is not None and math.isfinite(value) else None
+
+
+def _params(trial: PlannedTrial, outcome: TrialOutcome) -> dict[str, int]:
+    return {"adapter": 0, "head": 0} if trial.purpose == "baseline" else dict(outcome.num_params)
+
+
+def _adapter_info(context: StudyContext, trial: PlannedTrial, outcome: TrialOutcome) -> AdapterInfo:
+    dataset = context.dataset
+    return AdapterInfo(
+        label=trial.label,
+        task=dataset.task,
+        label_names=dataset.label_names,
+        num_texts=len(dataset.text_columns),
+        data_name=dataset.name,
+        data_hash=dataset.hash,
+        metric=dataset.metric,
+        metrics={split: dict(values) for split, values in outcome.metrics.items()},
+        max_length=context.max_length,
+        hyperparameters=dict(trial.hyperparameters),
+        seed=trial.spec.seed,
+        stream=trial.spec.stream,
+        trial=trial.spec.id,
+    )

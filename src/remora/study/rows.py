@@ -1,0 +1,122 @@
+"""The rows of a comparison: the methods asked for and the baselines that every comparison has."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from remora.config.schema import MethodEntry, ProtocolConfig, StudyConfig
+from remora.errors import ConfigError
+from remora.methods.base import Method
+from remora.methods.registry import get_method, list_methods
+from remora.models.base import Base
+from remora.results.schema import RowPlan
+
+MAJORITY = "majority"
+UNTRAINED = "untrained"
+_RESERVED = ("lr", "stream")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyRow:
+    """One row of the comparison.
+
+    Args:
+        id: method id, or one of the two baselines without training.
+        label: unique in the study.
+        settings: what the user set, without learning rate and stream.
+        lrs: learning rates to try; one value is taken without tuning.
+        stream: for A/A studies, see `TrialSpec.stream`.
+        method: None for a baseline without training.
+    """
+
+    id: str
+    label: str
+    settings: Mapping[str, Any]
+    lrs: tuple[float, ...]
+    stream: str
+    method: Method | None
+
+    def full_settings(self) -> dict[str, Any]:
+        """All settings of the method, defaults included, as plain JSON values."""
+        return {} if self.method is None else self.method.config.model_dump(mode="json")
+
+    def plan(self, note: str = "") -> RowPlan:
+        """What the run directory says of the row beforehand."""
+        method = self.method
+        return RowPlan(
+            method=self.id,
+            label=self.label,
+            family=method.family if method is not None else "baseline",
+            settings=self.full_settings(),
+            lrs=self.lrs if len(self.lrs) > 1 else (),
+            note=note,
+            changes_base=method is not None and not method.shares_base,
+        )
+
+
+def study_rows(config: StudyConfig, base: Base) -> tuple[StudyRow, ...]:
+    """The rows of a study, methods in the order asked for, then the baselines.
+
+    Args:
+        config: the study.
+        base: to see that every target exists in it.
+
+    Raises:
+        ConfigError: an unknown method, a setting that does not fit, a target that matches nothing; all at once.
+    """
+    entries = list(config.methods) or [MethodEntry(id=method.name) for method in list_methods()]
+    faults: list[ConfigError] = []
+    rows: list[StudyRow] = []
+    for entry in entries:
+        try:
+            rows.append(_row(entry, config.protocol, base))
+        except ConfigError as error:
+            faults.append(error)
+    if faults:
+        if len(faults) == 1:
+            raise faults[0]
+        raise ConfigError("\n".join(fault.message for fault in faults), "\n  ".join(fault.hint for fault in faults))
+    if config.kind == "compare":
+        present = {row.id for row in rows}
+        if config.protocol.full and "full" not in present:
+            rows.append(_row(MethodEntry(id="full"), config.protocol, base))
+        if not config.protocol.full:
+            rows = [row for row in rows if row.id != "full"]
+        if "head" not in present:
+            rows.append(_row(MethodEntry(id="head"), config.protocol, base))
+        rows += [_bare(UNTRAINED, "untrained model"), _bare(MAJORITY, "majority class")]
+    return tuple(rows)
+
+
+def reference_row(rows: tuple[StudyRow, ...]) -> str | None:
+    """The label methods are compared with: the first full fine-tuning, when there is one."""
+    return next((row.label for row in rows if row.id == "full"), None)
+
+
+def _row(entry: MethodEntry, protocol: ProtocolConfig, base: Base) -> StudyRow:
+    settings = {name: value for name, value in entry.settings.items() if name not in _RESERVED}
+    method = get_method(entry.id, settings)
+    method.sites(base)
+    fixed = entry.settings.get("lr", protocol.lr)
+    if fixed is not None and (isinstance(fixed, bool) or not isinstance(fixed, int | float) or fixed <= 0):
+        raise ConfigError(f"method {entry.row_label!r}: lr is {fixed!r}", "give a number above 0, such as lr=5e-4")
+    lrs = (float(fixed),) if fixed is not None else method.lr_range.grid(max(1, protocol.tuning_trials))
+    return StudyRow(
+        id=entry.id,
+        label=entry.label or _label(method, entry, settings),
+        settings=settings,
+        lrs=lrs,
+        stream=str(entry.settings.get("stream", "")),
+        method=method,
+    )
+
+
+def _label(method: Method, entry: MethodEntry, settings: Mapping[str, Any]) -> str:
+    """The method's name, with what the user set about it."""
+    if not settings and not entry.settings:
+        return method.label
+    return f"{method.label} {entry.row_label.removeprefix(entry.id).strip()}"
+
+
+def _bare(id: str, label: str) -> StudyRow:
+    return StudyRow(id=id, label=label, settings={}, lrs=(), stream="", method=None)

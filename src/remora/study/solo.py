@@ -1,0 +1,157 @@
+"""The honest cost of one method: a training step of one trial with the whole machine, in a fresh process.
+
+Run as ``python -m remora.study.solo RUN_DIR --threads N`` with one planned trial as JSON on standard input; prints one
+JSON object. Loading, evaluation and the first steps are outside what is measured.
+"""
+
+import argparse
+import ctypes
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from remora.results.schema import MemoryBreakdown, RowCost
+from remora.study.launch import worker_environment
+from remora.study.trials import PlannedTrial
+
+_WARM_UP = 3
+_STEPS = 9
+
+
+def measure(run_dir: Path, trial: PlannedTrial, threads: int) -> RowCost:
+    """Cost of a row's training step, measured in a process of its own.
+
+    Args:
+        run_dir: of the study.
+        trial: one of the row's final trials.
+        threads: all cores.
+
+    Returns:
+        Empty costs when the process failed; the study goes on without them.
+    """
+    done = subprocess.run(
+        [sys.executable, "-m", "remora.study.solo", str(run_dir), "--threads", str(threads)],
+        input=json.dumps(trial.to_json()),
+        capture_output=True,
+        text=True,
+        env=worker_environment(threads),
+        check=False,
+    )
+    if done.returncode != 0:
+        return RowCost()
+    return RowCost.model_validate_json(done.stdout.splitlines()[-1])
+
+
+class _Clock:
+    """Notes when each step ended."""
+
+    def __init__(self) -> None:
+        self.times: list[float] = []
+
+    def started(self, spec: Any, num_steps: int) -> None:
+        self.times.append(time.perf_counter())
+
+    def step(self, spec: Any, step: int, num_steps: int, loss: float) -> None:
+        self.times.append(time.perf_counter())
+
+    def epoch(self, spec: Any, point: Any) -> None:
+        pass
+
+
+def _solo(run_dir: Path, threads: int, trial: PlannedTrial) -> RowCost:
+    import numpy as np
+    import torch
+
+    from remora.config.load import read_study
+    from remora.engine.driver import Driver
+    from remora.engine.loop import run_pack
+    from remora.engine.trial import Examples
+    from remora.study.context import open_context
+
+    torch.set_num_threads(threads)
+    config = read_study(run_dir / "study.yaml")
+    context = open_context(config)
+    data = context.trial_data()
+    batch = trial.spec.batch_size
+
+    def few(split: str, room: int) -> Examples:
+        whole = data.split(split, room)
+        num = min(len(whole), (_WARM_UP + _STEPS) * batch)
+        chosen = np.linspace(0, len(whole) - 1, num).astype(int)
+        return Examples(
+            ids=[whole.ids[i] for i in chosen],
+            type_ids=[whole.type_ids[i] for i in chosen],
+            targets=whole.targets[chosen],
+        )
+
+    spec = replace(
+        trial.spec, epochs=_WARM_UP + _STEPS, max_steps=_WARM_UP + _STEPS, curve=False, select="last", splits=()
+    )
+    clock = _Clock()
+    _reset_peak()
+    with Driver(context.base) as driver:
+        (outcome,) = run_pack(
+            driver,
+            replace(data, split=few),
+            [spec],
+            slots=1,
+            tokens_per_pass=config.engine.tokens_per_pass,
+            events=clock,
+        )
+    peak = _peak_bytes()
+    steps = [after - before for before, after in zip(clock.times[:-1], clock.times[1:], strict=True)][_WARM_UP:]
+    if not steps:
+        return RowCost()
+    seconds = statistics.median(steps)
+    base = sum(tensor.numel() * tensor.element_size() for tensor in context.base.model.parameters())
+    trained = 4 * sum(outcome.num_params.values())
+    known = base + 4 * trained
+    return RowCost(
+        step_seconds=seconds,
+        examples_per_second=min(batch, len(few("train", 0))) / seconds,
+        peak_bytes=peak,
+        breakdown=MemoryBreakdown(
+            base=base,
+            adapter=trained,
+            gradients=trained,
+            optimizer=2 * trained,
+            activations_and_rest=max(0, peak - known),
+        ),
+    )
+
+
+def _reset_peak() -> None:
+    """Give freed memory back and start the high-water mark anew, so that loading does not count (Linux only)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).malloc_trim(0)
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def _peak_bytes() -> int:
+    if sys.platform == "linux":
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    scale = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point of ``python -m remora.study.solo``."""
+    parser = argparse.ArgumentParser(prog="remora.study.solo")
+    parser.add_argument("run_dir", type=Path)
+    parser.add_argument("--threads", type=int, default=1)
+    given = parser.parse_args(arguments)
+    trial = PlannedTrial.from_json(json.loads(sys.stdin.read()))
+    print(_solo(given.run_dir, given.threads, trial).model_dump_json())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,134 @@
+"""Trials of a study: what is trained and under which id, a hash of all that determines the trial."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from remora.config.schema import ProtocolConfig
+from remora.engine.trial import TrialSpec
+from remora.results.schema import Purpose
+from remora.results.store import trial_id
+from remora.study.context import StudyContext
+from remora.study.machine import dtype_name
+from remora.study.rows import UNTRAINED, StudyRow
+
+TUNING_SEED = 1_000_003
+"""The seed of all tuning trials; never that of a final trial."""
+_ENGINE = 1
+"""Raised whenever the engine gives other numbers for the same trial."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedTrial:
+    """One trial before it runs.
+
+    Args:
+        spec: for the engine.
+        purpose: tuning, final or baseline.
+        label: of its row.
+        family: of its method.
+        hyperparameters: learning rate and every setting.
+    """
+
+    spec: TrialSpec
+    purpose: Purpose
+    label: str
+    family: str
+    hyperparameters: Mapping[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for a worker."""
+        return asdict(self)
+
+    @staticmethod
+    def from_json(values: Mapping[str, Any]) -> "PlannedTrial":
+        """The inverse of `to_json`."""
+        given = dict(values)
+        spec = dict(given.pop("spec"))
+        spec["splits"] = tuple(spec["splits"])
+        return PlannedTrial(spec=TrialSpec(**spec), **given)
+
+
+class TrialMaker:
+    """Makes the trials of one study.
+
+    Args:
+        context: data and base.
+    """
+
+    def __init__(self, context: StudyContext) -> None:
+        base = context.base
+        self._protocol: ProtocolConfig = context.config.protocol
+        self._fixed = {
+            "engine": _ENGINE,
+            "data": context.dataset.hash,
+            "metrics": list(context.dataset.metrics),
+            "model": base.sha256,
+            "dtype": dtype_name(base.dtype),
+            "max_length": context.max_length,
+        }
+
+    def tuning(self, row: StudyRow) -> tuple[PlannedTrial, ...]:
+        """One trial per learning rate, scored on validation only; none where there is nothing to choose."""
+        if row.method is None or len(row.lrs) < 2:
+            return ()
+        return tuple(
+            self._trial(row, "tuning", lr=lr, seed=TUNING_SEED, curve=False, splits=("validation",)) for lr in row.lrs
+        )
+
+    def final(self, row: StudyRow, lr: float) -> tuple[PlannedTrial, ...]:
+        """One trial per seed."""
+        return tuple(
+            self._trial(row, "final", lr=lr, seed=seed, curve=True, splits=("validation", "test"))
+            for seed in range(self._protocol.seeds)
+        )
+
+    def untrained(self, row: StudyRow) -> tuple[PlannedTrial, ...]:
+        """The model before any training, with a fresh head per seed."""
+        assert row.id == UNTRAINED
+        splits = ("validation", "test")
+        return tuple(
+            self._trial(row, "baseline", lr=0.0, seed=seed, curve=False, splits=splits, max_steps=0)
+            for seed in range(self._protocol.seeds)
+        )
+
+    def _trial(
+        self,
+        row: StudyRow,
+        purpose: Purpose,
+        *,
+        lr: float,
+        seed: int,
+        curve: bool,
+        splits: tuple[str, ...],
+        max_steps: int | None = None,
+    ) -> PlannedTrial:
+        protocol = self._protocol
+        spec = TrialSpec(
+            id="",
+            method=row.id if row.method is not None else "head",
+            settings=row.full_settings(),
+            lr=lr,
+            seed=seed,
+            stream=row.stream,
+            epochs=protocol.epochs,
+            max_steps=max_steps,
+            batch_size=protocol.batch_size,
+            weight_decay=protocol.weight_decay,
+            clip=protocol.clip,
+            schedule=protocol.schedule,
+            warmup=protocol.warmup,
+            base_dropout=protocol.base_dropout,
+            select=protocol.select,
+            curve=curve,
+            splits=splits,
+        )
+        determinants = {**self._fixed, "purpose": purpose, "label": row.label, "spec": asdict(spec)}
+        hyperparameters = {"lr": lr, **row.full_settings()} if row.method is not None else {}
+        return PlannedTrial(
+            spec=replace(spec, id=trial_id(row.label, seed, determinants)),
+            purpose=purpose,
+            label=row.label,
+            family=row.method.family if row.method is not None else "baseline",
+            hyperparameters=hyperparameters,
+        )

@@ -1,0 +1,114 @@
+"""A worker process: takes packs as JSON lines on standard input, trains them, says what happens on standard output.
+
+It opens the study from its run directory, so it depends on nothing but files; what it prints is for progress only, what
+counts is in the trial folders.
+"""
+
+import argparse
+import json
+import os
+import sys
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+Say = Callable[[dict[str, Any]], None]
+_EVERY_SECONDS = 0.5
+
+
+class _Reporter:
+    """Engine events as JSON lines, steps at most twice a second and trial."""
+
+    def __init__(self, say: Say) -> None:
+        self._say = say
+        self._last: dict[str, float] = {}
+
+    def started(self, spec: Any, num_steps: int) -> None:
+        self._say({"event": "started", "trial": spec.id, "total": num_steps})
+
+    def step(self, spec: Any, step: int, num_steps: int, loss: float) -> None:
+        now = time.monotonic()
+        if now - self._last.get(spec.id, 0.0) >= _EVERY_SECONDS or step == num_steps:
+            self._last[spec.id] = now
+            self._say({"event": "step", "trial": spec.id, "step": step, "total": num_steps, "loss": loss})
+
+    def epoch(self, spec: Any, point: Any) -> None:
+        metric = next(iter(point.validation.values())) if point.validation else None
+        self._say({"event": "epoch", "trial": spec.id, "step": point.step, "metric": metric, "loss": point.train_loss})
+
+
+def work(run_dir: Path, threads: int, jobs: Any, say: Say) -> None:
+    """Train packs until there are no more.
+
+    Args:
+        run_dir: holds the study file.
+        threads: of this process.
+        jobs: lines of JSON, one pack each.
+        say: sends an event to the coordinator.
+    """
+    import torch
+
+    from remora.config.load import read_study
+    from remora.engine.driver import Driver
+    from remora.engine.loop import run_pack
+    from remora.results.schema import Pack
+    from remora.study.context import open_context
+    from remora.study.record import record_failure, record_outcome
+    from remora.study.trials import PlannedTrial
+
+    torch.set_num_threads(threads)
+    config = read_study(run_dir / "study.yaml")
+    context = open_context(config)
+    data = context.trial_data()
+    before = context.base.sha256
+    say({"event": "ready"})
+    with Driver(context.base) as driver:
+        for line in jobs:
+            job = json.loads(line)
+            trials = [PlannedTrial.from_json(values) for values in job["trials"]]
+            waiting = {trial.spec.id: trial for trial in trials}
+            pack = Pack(id=job["pack"], lanes=0)
+            try:
+                outcomes = run_pack(
+                    driver,
+                    data,
+                    [trial.spec for trial in trials],
+                    slots=job["slots"],
+                    tokens_per_pass=config.engine.tokens_per_pass,
+                    events=_Reporter(say),
+                )
+                for outcome in outcomes:
+                    trial = waiting.pop(outcome.spec.id)
+                    result = record_outcome(run_dir, context, trial, outcome, pack)
+                    metric = result.metrics.get("validation", {}).get(context.dataset.metric)
+                    say({"event": "finished", "trial": result.trial, "status": result.status, "metric": metric})
+            except (RuntimeError, AssertionError, ValueError) as error:
+                detail = "".join(traceback.format_exception_only(error)).strip()
+                say({"event": "trouble", "text": "".join(traceback.format_exception(error))})
+                for trial in waiting.values():
+                    record_failure(run_dir, trial, detail)
+                    say({"event": "finished", "trial": trial.spec.id, "status": "failed", "metric": None})
+            say({"event": "pack", "pack": job["pack"]})
+    if context.base.hash() != before:
+        raise AssertionError("the base model was changed by training")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point of ``python -m remora.study.worker``."""
+    parser = argparse.ArgumentParser(prog="remora.study.worker")
+    parser.add_argument("run_dir", type=Path)
+    parser.add_argument("--threads", type=int, default=1)
+    given = parser.parse_args(arguments)
+    out = os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1)
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # whatever libraries print must not mix with the events
+
+    def say(event: dict[str, Any]) -> None:
+        out.write(json.dumps(event) + "\n")
+
+    work(given.run_dir, given.threads, sys.stdin, say)
+
+
+if __name__ == "__main__":
+    main()
