@@ -7,7 +7,7 @@ import platform
 import shlex
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -340,7 +340,7 @@ def _resume_config(config: StudyConfig, run_dir: Path) -> tuple[StudyConfig, str
 
 
 @contextmanager
-def _only_coordinator(run_dir: Path) -> Iterator[None]:
+def _only_coordinator(run_dir: Path) -> Generator[None]:
     """Hold the lock of a run directory.
 
     Raises:
