@@ -243,7 +243,7 @@ class _World:
     def predict(self, split: str, skill: float) -> SplitPredictions:
         """Predictions of a row with this skill; a skill below -5 always gives the same answer."""
         targets, shared = self.items(split)
-        own = self.rng.normal(0, 0.45, shared.shape)
+        own = self.rng.normal(0, 0.25, shared.shape)
         if self.names:
             logits = shared + own
             logits[np.arange(len(targets)), targets] += 1.3 * skill
@@ -355,7 +355,7 @@ def _write_final(run_dir: Path, row: FakeRow, seed: int, fake: _World, epochs: i
     purpose = "baseline" if baseline else "final"
     trial = trial_id(row.label, seed, {"purpose": purpose, "method": row.method, "seed": seed, **settings})
     diverged = seed in row.diverged_seeds
-    skill = row.skill if row.skill < -5 else row.skill + float(fake.rng.normal(0, 0.08))
+    skill = row.skill if row.skill < -5 else row.skill + float(fake.rng.normal(0, 0.03))
     parts = {split: fake.predict(split, skill) for split in ("validation", "test")}
     metrics = {} if diverged else {split: fake.score(part) for split, part in parts.items()}
     loss = float(np.exp(-max(skill, 0) / 2))

@@ -1,8 +1,8 @@
 """The last sections of the report: protocol and data, how to use the adapter, how the study was made."""
 
-from remora.report.blocks import Block, Code, Heading, Pairs, Section, Table, TableRow, Text
+from remora.report.blocks import Block, Chip, ChipRow, ChipTable, Code, Heading, Pairs, Section, Table, TableRow, Text
 from remora.report.names import shown
-from remora.results.schema import ProtocolInfo
+from remora.results.schema import ProtocolInfo, Setting
 from remora.results.summary_schema import StudySummary
 from remora.results.wording import NONE, count, duration, listing, metric_name, number, plural, points
 
@@ -14,6 +14,7 @@ def protocol(summary: StudySummary) -> Section:
     """Splits with hashes, seeds, budget, fixed defaults, the rule of selection."""
     blocks: list[Block] = [
         Pairs(items=_protocol_pairs(summary)),
+        *_settings(summary),
         Heading(text="Data"),
         Pairs(items=_data_pairs(summary)),
         Table(
@@ -64,7 +65,6 @@ def _protocol_pairs(summary: StudySummary) -> list[tuple[str, str]]:
         if found.item_sd is not None:
             parts.append(f"from the finite test set {points(found.item_sd)} points (standard error)")
         pairs.append(("chance", ", ".join(parts)))
-    pairs += [("settings", _settings(summary))] if _settings(summary) else []
     return pairs
 
 
@@ -75,15 +75,23 @@ def _tuning(p: ProtocolInfo, metric: str) -> str:
     return f"{plural(p.tuning_trials, 'trial')} per method{seed}, chosen by {metric} on validation"
 
 
-def _settings(summary: StudySummary) -> str:
+def _settings(summary: StudySummary) -> list[Block]:
     """Hyperparameters besides the learning rate, row by row."""
-    parts: list[str] = []
+    rows: list[ChipRow] = []
     for row in summary.rows:
         own = {name: value for name, value in row.hyperparameters.items() if name != "lr"}
         if own:
-            values = ", ".join(f"{name}={shown(str(value), 60)}" for name, value in own.items())
-            parts.append(f"{shown(row.label, 40)}: {values}")
-    return "; ".join(parts)
+            chips = [Chip(name=shown(name, 40), value=_setting(value)) for name, value in own.items()]
+            rows.append(ChipRow(head=shown(row.label, 40), title=shown(row.label, 400), chips=chips))
+    return (
+        [Heading(text="Settings"), ChipTable(heads=("method", "all but the learning rate"), rows=rows)] if rows else []
+    )
+
+
+def _setting(value: Setting) -> str:
+    if isinstance(value, list):
+        return ", ".join(shown(str(item), 40) for item in value) or NONE
+    return NONE if value is None else shown(str(value).lower() if isinstance(value, bool) else str(value), 60)
 
 
 def _data_pairs(summary: StudySummary) -> list[tuple[str, str]]:

@@ -81,17 +81,17 @@ class Bullets:
 
 @dataclass(frozen=True, kw_only=True)
 class Chip:
-    """One tuning trial: learning rate, score, note; `style` is chosen, lost or empty."""
+    """A name with its value, such as a learning rate with its score; `style` is chosen, lost or empty."""
 
-    lr: str
-    score: str
+    name: str
+    value: str
     note: str = ""
     style: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ChipRow:
-    """The tuning trials of one row of the comparison."""
+    """The chips of one row of the comparison."""
 
     head: str
     chips: Sequence[Chip]
@@ -101,7 +101,7 @@ class ChipRow:
 
 @dataclass(frozen=True, kw_only=True)
 class ChipTable:
-    """Everything that was tried, row by row."""
+    """A table whose cells are chips: everything that was tried, or set."""
 
     kind: ClassVar[str] = "chips"
     heads: tuple[str, str]

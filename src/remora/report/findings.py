@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from remora.report.blocks import Answer, Bullets, Fact, Facts, Mark, Picture, Section, Table, TableRow, Text
+from remora.report.forest import CLEAR
 from remora.report.names import shown
 from remora.results.summary_schema import Row, StudySummary
 from remora.results.wording import (
@@ -96,6 +97,7 @@ def read_first(summary: StudySummary) -> Section | None:
 
 
 def _sentence(text: str) -> str:
+    text = text[:1].upper() + text[1:]
     return text if text.endswith((".", "…", "?", "!")) else f"{text}."
 
 
@@ -132,6 +134,8 @@ def ranking(summary: StudySummary) -> Section:
     if any(metric not in RAW_METRICS for metric in metrics):
         foot += "Scores are points: hundredths of the metric. "
     foot += "To compare two rows, do not compare intervals: look for bold rows, or at the differences below."
+    notes = [f"{shown(row.label, NAME)}: {shown(row.note, 200)}" for row in summary.rows if row.note]
+    foot += f" Notes: {'; '.join(notes)}." if notes else ""
     return Section(
         id="ranking",
         title="Ranking",
@@ -160,30 +164,41 @@ def _marks(row: Row, summary: StudySummary) -> list[Mark]:
 def against_reference(summary: StudySummary) -> Section | None:
     """Differences to the reference, Holm-corrected; None without a reference."""
     rows = [row for row in summary.rows if row.versus_reference is not None and row.role != "baseline"]
-    if not rows or not summary.protocol.reference:
+    if not rows or not summary.compared.reference:
         return None
-    name = shown(summary.protocol.reference, NAME)
+    name = shown(summary.compared.reference, NAME)
+    holm = summary.compared.adjustment == "holm"
     say = _raw if summary.data.metric in RAW_METRICS else signed
     table: list[TableRow] = []
     for row in rows:
         versus = row.versus_reference
         assert versus is not None
-        clear = versus.p_holm < 0.05
+        clear = versus.p_adjusted < CLEAR
         verdict = (
             "no clear difference" if not clear else "better" if _better(versus.difference, row.metric) else "worse"
         )
         span = f"{say(versus.low)} to {say(versus.high)}"
-        table.append(name_row(row, [say(versus.difference), span, p_value(versus.p_holm), verdict]))
-    lead = f"Difference of every method to {name} on the same test rows and seeds. p-values are Holm-corrected for "
-    lead += f"{plural(len(rows), 'comparison')}; no clear difference does not mean equal."
-    caption = "Filled blue: the interval excludes 0. Hollow grey: it does not."
+        table.append(name_row(row, [say(versus.difference), span, p_value(versus.p_adjusted), verdict]))
+    lead = f"Difference of every method to {name} on the same test rows and seeds. The 95 % intervals hold for all "
+    lead += "comparisons at once; p-values are "
+    lead += "Holm-corrected. " if holm else f"adjusted (max-t over all pairs), since {name} was picked for its mean. "
+    lead += "No clear difference does not mean equal"
+    if summary.compared.detectable is not None and summary.data.metric not in RAW_METRICS:
+        lead += (
+            f": a true difference of {points(summary.compared.detectable)} points would be found with 80 % probability"
+        )
+    lead += "."
+    caption = "Filled blue: a clear difference (adjusted p below 0.05). Hollow grey: no clear difference."
     return Section(
         id="reference",
         title=f"Against {name}",
         blocks=[
             Text(text=lead),
             Picture(name="reference", shows=f"difference of every method to {name}", caption=caption),
-            Table(heads=["method", "difference", "95 % interval", "p (Holm)", "finding"], rows=table),
+            Table(
+                heads=["method", "difference", "95 % interval", "p (Holm)" if holm else "p (max-t)", "finding"],
+                rows=table,
+            ),
         ],
     )
 

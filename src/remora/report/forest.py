@@ -18,6 +18,8 @@ CHARACTER_INCHES = 0.075
 VALUES_INCHES = 1.72
 # A row further below the best than this (fraction of the metric) is an arrow at the edge: it would squeeze the others.
 WINDOW = 0.08
+# The level of adjusted p-values below which a difference is called clear.
+CLEAR = 0.05
 
 
 def ranking_forest(summary: StudySummary) -> Figure | None:
@@ -27,7 +29,7 @@ def ranking_forest(summary: StudySummary) -> Figure | None:
         return None
     metric = summary.data.metric
     scale = _scale(metric)
-    figure, axes = _frame(rows)
+    figure, axes = _frame(rows, "mean")
     reference = next((row.mean for row in rows if row.role == "reference"), None)
     if reference is not None:
         axes.axvline(scale * reference, color=PALETTE["faint"], linewidth=1, dashes=(4, 3))
@@ -60,12 +62,12 @@ def reference_forest(summary: StudySummary) -> Figure | None:
     metric = summary.data.metric
     scale = _scale(metric)
     say = signed if scale > 1 else _raw
-    figure, axes = _frame(rows)
+    figure, axes = _frame(rows, "diff.")
     axes.axvline(0, color=PALETTE["muted"], linewidth=1)
     for y, row in enumerate(rows):
         versus = row.versus_reference
         assert versus is not None
-        clear = versus.low > 0 or versus.high < 0
+        clear = versus.p_adjusted < CLEAR
         colour = PALETTE["accent"] if clear else PALETTE["muted"]
         _bar(axes, y, scale, versus.low, versus.high, colour)
         face = colour if clear else PALETTE["paper"]
@@ -74,11 +76,11 @@ def reference_forest(summary: StudySummary) -> Figure | None:
         )
         _values(axes, y, say(versus.difference), versus.low, versus.high, say)
     unit = f"points of {metric_name(metric)}" if scale > 1 else metric_name(metric)
-    axes.set_xlabel(f"difference to {shown(summary.protocol.reference or '', LABEL_LIMIT)}, {unit}")
+    axes.set_xlabel(f"difference to {shown(summary.compared.reference or '', LABEL_LIMIT)}, {unit}")
     return figure
 
 
-def _frame(rows: Sequence[Row]) -> tuple[Figure, Axes]:
+def _frame(rows: Sequence[Row], first: str) -> tuple[Figure, Axes]:
     """Axes with one line per row, first row on top, labels at the left and room for numbers at the right."""
     labels = [shown(row.label, LABEL_LIMIT) for row in rows]
     left = 0.15 + CHARACTER_INCHES * max(len(label) for label in labels)
@@ -101,7 +103,7 @@ def _frame(rows: Sequence[Row]) -> tuple[Figure, Axes]:
         "color": PALETTE["muted"],
         "fontsize": 8,
     }
-    axes.annotate("mean", xy=(1, 1), xytext=(14, 4), va="bottom", **heading)
+    axes.annotate(first, xy=(1, 1), xytext=(40, 4), ha="right", va="bottom", **heading)
     axes.annotate("95 % interval", xy=(1, 1), xytext=(50, 4), va="bottom", **heading)
     return figure, axes
 

@@ -85,7 +85,9 @@ def _head(row: TableRow | ChipRow | MatrixRow) -> str:
 
 
 def _chips(row: ChipRow) -> str:
-    return ", ".join(f"{chip.lr} {chip.score}{f' ({chip.note})' if chip.note else ''}" for chip in row.chips)
+    return ", ".join(
+        f"{escape(chip.name)} {escape(chip.value)}{f' ({chip.note})' if chip.note else ''}" for chip in row.chips
+    )
 
 
 def _strong(text: str) -> str:

@@ -74,9 +74,9 @@ def pareto(summary: StudySummary, cost: str) -> Figure | None:
         colour = PALETTE["accent"] if row.in_best_set else PALETTE["muted"]
         face = colour if index in edge else PALETTE["paper"]
         marker = "o" if drawn[index] == ys[index] else "v"
-        axes.plot(
-            xs[index], drawn[index], marker, color=colour, markerfacecolor=face, markersize=6, markeredgewidth=1.4
-        )
+        spot = axes.plot(xs[index], drawn[index], marker, color=colour, markerfacecolor=face, markersize=6)[0]
+        spot.set_markeredgewidth(1.4)
+        spot.set_zorder(4)
     labels = [_named(row, drawn[i] == ys[i]) for i, (row, _) in enumerate(shown_rows)]
     _label(figure, axes, labels, xs, drawn)
     return figure
@@ -128,5 +128,8 @@ def _label(figure: Figure, axes: Axes, labels: Sequence[str], xs: Sequence[float
             ha=side,
             va="center",
             fontsize=8.5,
+            zorder=3,
+            # Hides the grid and the front behind the text.
+            bbox={"facecolor": PALETTE["paper"], "edgecolor": "none", "pad": 0.6},
             arrowprops=line if gap > 14 else None,
         )

@@ -7,6 +7,9 @@ from remora.report.names import shown
 from remora.results.summary_schema import Row, StudySummary
 from remora.results.wording import count, duration, interval, metric_name, points, rate, signed, size
 
+CAPTION = "bold: may be the best (95 %)   *: recommended   !: see the warnings"
+METRIC_HEADS = {"matthews": "Matthews", "pearson": "Pearson", "spearman": "Spearman", "mse": "MSE"}
+
 
 def render_rows(summary: StudySummary) -> Table:
     """The rows of a study as a rich table, best first.
@@ -16,22 +19,24 @@ def render_rows(summary: StudySummary) -> Table:
 
     Returns:
         A table for ``rich.console.Console.print``. Rows of the best set are bold, baselines dim; a star marks the
-        recommendation. Labels are text, never markup.
+        recommendation, an exclamation mark a row with warnings. Labels are text, never markup.
     """
     table = Table(box=None, pad_edge=False, header_style="dim", collapse_padding=True)
     compared = any(row.versus_reference for row in summary.rows)
-    table.add_column("method", no_wrap=True, overflow="ellipsis", min_width=8)
-    table.add_column(metric_name(summary.data.metric), justify="right", no_wrap=True)
-    table.add_column("95 % interval", justify="right", no_wrap=True)
-    if compared:
-        table.add_column(f"vs {shown(summary.protocol.reference or '', 16)}", justify="right", no_wrap=True)
-    for head in ("params", "step", "memory", "lr"):
-        table.add_column(head, justify="right", no_wrap=True)
-    table.add_column("", no_wrap=True, overflow="ellipsis")
-    for row in summary.rows:
+    lines = [_cells(row, summary, compared=compared) for row in summary.rows]
+    heads = [METRIC_HEADS.get(summary.data.metric, metric_name(summary.data.metric)), "95 % interval"]
+    heads += [f"vs {shown(summary.compared.reference or '', 12)}"] if compared else []
+    heads += ["params", "step", "memory", "lr"]
+    table.add_column("  method", no_wrap=True, overflow="ellipsis", min_width=10)
+    for place, head in enumerate(heads, 1):
+        # Numbers are never shortened: a narrow terminal takes the room from names.
+        width = max(len(head), *(len(line[place]) for line in lines))
+        table.add_column(head, justify="right", no_wrap=True, min_width=width)
+    table.caption = CAPTION
+    table.caption_justify = "left"
+    for row, line in zip(summary.rows, lines, strict=True):
         style = "bold" if row.in_best_set else "dim" if row.role == "baseline" else ""
-        cells = _cells(row, summary, compared=compared)
-        table.add_row(*(Text(cell, style=style) for cell in cells))
+        table.add_row(*(Text(cell, style=style) for cell in line))
     return table
 
 
@@ -39,10 +44,9 @@ def _cells(row: Row, summary: StudySummary, *, compared: bool) -> list[str]:
     star = "* " if row.label == summary.recommendation.label and summary.recommendation.decidable else "  "
     versus = row.versus_reference
     lr = row.hyperparameters.get("lr")
-    remarks = [f"{row.failed} failed"] if row.failed else []
-    remarks += ["undertrained"] if row.undertrained else []
+    warned = any(warning.label == row.label for warning in summary.warnings)
     return [
-        star + shown(row.label, 32),
+        f"{star}{shown(row.label, 32)}{' !' if warned else ''}",
         points(row.mean, row.metric),
         interval(row.low, row.high, row.metric),
         *([signed(versus.difference) if versus and row.role != "baseline" else ""] if compared else []),
@@ -50,5 +54,4 @@ def _cells(row: Row, summary: StudySummary, *, compared: bool) -> list[str]:
         duration(row.step_seconds),
         size(row.peak_bytes),
         rate(float(lr)) if isinstance(lr, int | float) else "–",
-        ", ".join(remarks),
     ]

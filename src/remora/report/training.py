@@ -67,9 +67,11 @@ def tuning(summary: StudySummary) -> Section | None:
 
 def _chip(trial: TuningTrial, metric: str) -> Chip:
     if trial.status != "done":
-        return Chip(lr=rate(trial.lr), score=trial.status, style="lost")
+        return Chip(name=rate(trial.lr), value=trial.status, style="lost")
     note = "chosen" if trial.chosen else ""
-    return Chip(lr=rate(trial.lr), score=points(trial.score, metric), note=note, style="chosen" if trial.chosen else "")
+    return Chip(
+        name=rate(trial.lr), value=points(trial.score, metric), note=note, style="chosen" if trial.chosen else ""
+    )
 
 
 def detail(summary: StudySummary, drawn: Drawings) -> Section | None:

@@ -8,9 +8,9 @@ from remora.results import aggregate
 from remora.results.detail import class_detail, is_constant, scatter_detail
 from remora.results.judgement import Judgement, judge
 from remora.results.predictions import SplitPredictions, read_predictions
-from remora.results.schema import RowCost, RowPlan, TrialResult
+from remora.results.schema import ParamCount, RowCost, RowPlan, TrialResult
 from remora.results.store import RunDirectory, read_run, write_record
-from remora.results.summary_schema import Detail, Row, StudySummary, Variance
+from remora.results.summary_schema import Detail, Row, StudySummary
 from remora.results.verdict import recommend
 from remora.results.warnings import collect_warnings
 
@@ -45,7 +45,7 @@ def summary_of(run: RunDirectory) -> StudySummary:
     if not any(finals.values()):
         raise DataError(f"{run.path} has no finished final trial yet", "let the study run on: repeat its command")
     tests = {label: read_tests(run, trials) for label, trials in finals.items()}
-    judged = judge(run, tests)
+    judged = judge(run, tests, finals)
     rows = _ranked([_row(run, plan, finals[plan.label], judged) for plan in plans], run.data.metric)
     tuned = [tuning for plan in plans if (tuning := aggregate.tuning(run, plan)) is not None]
     curves = {plan.label: aggregate.curve(run, plan) for plan in plans}
@@ -65,13 +65,14 @@ def summary_of(run: RunDirectory) -> StudySummary:
         versions=run.study.versions,
         study_seconds=run.costs.study_seconds if run.costs else None,
         trials=aggregate.trial_counts(run),
-        variance=Variance(seed_sd=judged.seed_sd, seed_df=judged.seed_df, item_sd=judged.item_sd),
+        variance=judged.variance,
+        compared=judged.compared,
         recommendation=recommendation,
         rows=rows,
         tuning=tuple(sorted(tuned, key=lambda tuning: order.index(tuning.label))),
         curves=tuple(curve for label in order if (curve := curves[label]) is not None),
         detail=_detail(run, recommendation.label, judged.best, tests),
-        warnings=collect_warnings(run, rows, finals, tuned, constant),
+        warnings=collect_warnings(run, rows, finals, tuned, constant, judged.warnings),
     )
 
 
@@ -98,16 +99,19 @@ def read_tests(run: RunDirectory, trials: Sequence[TrialResult]) -> dict[int, Sp
 def _row(run: RunDirectory, plan: RowPlan, trials: Sequence[TrialResult], judged: Judgement) -> Row:
     finished = aggregate.done(trials)
     metrics = aggregate.test_means(trials, run.data.metrics)
-    cost = run.costs.rows.get(plan.label, RowCost()) if run.costs else RowCost()
     sample = (finished or trials)[0] if trials else None
-    _, low, high = judged.intervals.get(plan.label, (None, None, None))
+    own_role = aggregate.role(plan, run.study.protocol.reference)
+    # Nothing is trained in a baseline, though the untrained model has a head.
+    params = sample.params if sample and own_role != "baseline" else ParamCount(adapter=0, head=0)
+    cost = run.costs.rows.get(plan.label, RowCost()) if run.costs else RowCost()
+    low, high = judged.intervals.get(plan.label, (None, None))
     steps = max((trial.steps for trial in finished), default=0)
     sizes = [trial.adapter_bytes for trial in finished if trial.adapter_bytes is not None]
     return Row(
         method=plan.method,
         label=plan.label,
         family=plan.family,
-        role=aggregate.role(plan, run.study.protocol.reference),
+        role=own_role,
         note=plan.note,
         metric=run.data.metric,
         mean=metrics.get(run.data.metric),
@@ -115,9 +119,9 @@ def _row(run: RunDirectory, plan: RowPlan, trials: Sequence[TrialResult], judged
         high=high,
         seeds=len(finished),
         failed=len(trials) - len(finished),
-        adapter_params=sample.params.adapter if sample else 0,
-        head_params=sample.params.head if sample else 0,
-        base_params=sample.params.base_trained if sample else 0,
+        adapter_params=params.adapter,
+        head_params=params.head,
+        base_params=params.base_trained,
         step_seconds=cost.step_seconds,
         examples_per_second=cost.examples_per_second,
         peak_bytes=cost.peak_bytes,
@@ -130,6 +134,7 @@ def _row(run: RunDirectory, plan: RowPlan, trials: Sequence[TrialResult], judged
         metrics=metrics,
         per_seed=aggregate.seed_outcomes(trials),
         in_best_set=plan.label in judged.best_set,
+        loss=judged.losses.get(plan.label),
         versus_reference=judged.versus.get(plan.label),
         undertrained=sum(trial.undertrained for trial in finished),
     )

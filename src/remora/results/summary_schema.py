@@ -33,12 +33,17 @@ class SeedOutcome(Record):
 
 
 class Versus(Record):
-    """A row minus the reference on the headline metric: a simultaneous 95 % interval and the Holm-corrected p-value."""
+    """A row minus the reference on the headline metric.
+
+    [`low`, `high`] holds with 95 % for all comparisons at once; `p_adjusted` is corrected for their number (Holm's
+    method when the reference was fixed beforehand, see `Compared`); `p` is the p-value of this comparison alone.
+    """
 
     difference: float
     low: float
     high: float
-    p_holm: float
+    p: float
+    p_adjusted: float
 
 
 class Row(Record):
@@ -47,7 +52,8 @@ class Row(Record):
     `mean` is over the seeds that finished, [`low`, `high`] its 95 % interval for new seeds and new test items, all
     null when no seed finished. `seeds` counts the trials that finished, `failed` the others. `train_seconds` is
     derived: steps times the solo step. `adapter` is the adapter of the seed with the best validation score.
-    `undertrained` counts the seeds whose training loss was still falling.
+    `undertrained` counts the seeds whose training loss was still falling. `loss` is the simultaneous upper bound on
+    what the row loses to the best.
     """
 
     method: str
@@ -76,6 +82,7 @@ class Row(Record):
     metrics: dict[str, float]
     per_seed: tuple[SeedOutcome, ...]
     in_best_set: bool
+    loss: float | None
     versus_reference: Versus | None
     undertrained: int
 
@@ -149,8 +156,10 @@ class Detail(Record):
 class Recommendation(Record):
     """The verdict. `label` is null when nothing can be recommended; `decidable` says whether the data decides.
 
-    `optimism` is by how much the best mean is expected to flatter its row, as a fraction. `need_items` and
-    `need_seeds` say what would decide. `text` is the verdict in plain English, `next_steps` what to do about it.
+    `reason` is best, non-inferior, only-method, undecided, one-seed or no-result. `loss` bounds what `label` loses to
+    the best, `optimism` is by how much the best mean is expected to flatter its row, both fractions. `need_items` or
+    `need_seeds`, with `need_both` only together, would decide. `text` is the verdict in plain English, `next_steps`
+    what to do about it.
     """
 
     label: str | None
@@ -158,9 +167,11 @@ class Recommendation(Record):
     decidable: bool
     reason: str
     text: str
+    loss: float | None
     optimism: float | None
     need_items: int | None
     need_seeds: int | None
+    need_both: bool
     margin: float
     prefer: Literal["quality", "size", "speed"]
     best: str | None
@@ -190,11 +201,27 @@ class TrialCounts(Record):
 
 
 class Variance(Record):
-    """The two variance components behind the intervals, as standard deviations of the headline metric."""
+    """The variance components behind the intervals, as standard deviations of the headline metric.
 
-    seed_sd: float | None
-    seed_df: float | None
-    item_sd: float | None
+    `seed_sd` is one seed's, pooled over methods, with `seed_dof` degrees of freedom; `item_sd` a mean's over test
+    items, `item_difference_sd` that of the difference of two methods.
+    """
+
+    seed_sd: float | None = None
+    seed_dof: float | None = None
+    item_sd: float | None = None
+    item_difference_sd: float | None = None
+
+
+class Compared(Record):
+    """What the rows are compared with: `reference` was fixed beforehand ("holm") or has the highest mean ("max-t").
+
+    `detectable` is the true difference that would be found with 80 % probability (median over methods).
+    """
+
+    reference: str | None = None
+    adjustment: Literal["holm", "max-t"] = "holm"
+    detectable: float | None = None
 
 
 class StudySummary(Versioned):
@@ -213,6 +240,7 @@ class StudySummary(Versioned):
     study_seconds: float | None
     trials: TrialCounts
     variance: Variance
+    compared: Compared
     recommendation: Recommendation
     rows: tuple[Row, ...]
     tuning: tuple[Tuning, ...]

@@ -3,6 +3,7 @@
 Every sentence is there because a number puts it there; nothing is said that the study did not measure.
 """
 
+import math
 from collections.abc import Sequence
 
 from remora.results.judgement import Judgement
@@ -30,6 +31,8 @@ WORTH = {
 }
 # Below this (a fraction: 0.05 points) a difference is not worth a sentence.
 NEGLIGIBLE = 0.0005
+# More seeds than this are no advice.
+MAX_SEEDS = 50
 
 
 def recommend(judged: Judgement, rows: Sequence[Row], data: DataInfo, protocol: ProtocolInfo) -> Recommendation:
@@ -50,15 +53,18 @@ def recommend(judged: Judgement, rows: Sequence[Row], data: DataInfo, protocol: 
         decidable=judged.decidable,
         reason=judged.reason,
         text=verdict_text(judged, rows, data, protocol),
+        loss=judged.loss,
         optimism=judged.optimism,
         need_items=judged.need_items,
         need_seeds=judged.need_seeds,
+        need_both=judged.need_both,
         margin=protocol.margin,
         prefer=protocol.prefer,
         best=judged.best,
         best_set=judged.best_set,
         adapter=taken.adapter if taken else None,
         lr=float(lr) if isinstance(lr, int | float) else None,
+        next_steps=() if judged.decidable else next_steps(judged),
     )
 
 
@@ -108,7 +114,8 @@ def _floor(rows: Sequence[Row], best: Row, data: DataInfo) -> list[str]:
         if row.method == "majority" and data.task == "classification":
             parts.append(f"always answering the most frequent label scores {points(row.mean, data.metric)}")
         elif row.method == "untrained":
-            parts.append(f"the untrained model {points(row.mean, data.metric)}")
+            verb = "" if parts else " scores"
+            parts.append(f"the untrained model{verb} {points(row.mean, data.metric)}")
     return [f"For comparison, {' and '.join(parts)}."] if parts else []
 
 
@@ -123,30 +130,68 @@ def _nearest(judged: Judgement, best: Row, trained: Sequence[Row]) -> list[str]:
     mine, theirs = near.adapter_params + near.base_params, best.adapter_params + best.base_params
     if 0 < mine < 0.6 * theirs:
         saving = f" at {share(mine, theirs)} of its parameters"
-    others = f", the closest of the {len(behind)} that are" if len(behind) > 1 else ""
-    return [f"{near.label} is {gap} behind {best.label}{saving}{others}."]
+    if len(behind) == 1:
+        return [f"{near.label} is {gap} behind {best.label}{saving}."]
+    lead = f"Of the {len(behind)} that are shown to be behind, {near.label} comes closest"
+    return [f"{lead}: {gap} below {best.label}{saving}."]
 
 
 def _advice(judged: Judgement, taken: Row | None, best: Row, protocol: ProtocolInfo) -> list[str]:
     margin = plural_points(protocol.margin)
-    if taken is not None and judged.decidable:
-        setting = taken.hyperparameters.get("lr")
-        lr = f" (lr {rate(float(setting))})" if isinstance(setting, int | float) else ""
-        why = "nothing else comes within the margin" if len(judged.eligible) < 2 else WORTH[protocol.prefer]
-        if len(judged.eligible) > 1:
-            why = f"of the {len(judged.eligible)} shown to lose less than {margin} to the best, it {why}"
-        where = f" Its adapter is in {taken.adapter}." if taken.adapter else ""
-        return [f"Take {taken.label}{lr}: {why}.{where}"]
+    if taken is None:
+        if judged.reason == "one-seed":
+            return ["With one seed nobody can tell a better method from luck: run at least 2, better 5."]
+        return [
+            f"Which to take cannot be decided to within {margin}{_need(judged)}.",
+            f"Until then {best.label} has the highest mean.",
+        ]
+    setting = taken.hyperparameters.get("lr")
+    lr = f" (lr {rate(float(setting))})" if isinstance(setting, int | float) else ""
+    bound = f" it loses at most {plural_points(100 * judged.loss)} to the best" if judged.loss else ""
+    if len(judged.eligible) > 1:
+        why = (
+            f": of the {len(judged.eligible)} shown to lose less than {margin} to the best, it {WORTH[protocol.prefer]}"
+        )
+    elif judged.reason == "non-inferior":
+        why = f": it alone is shown to lose less than {margin} to the best;{bound}" if bound else ""
+    else:
+        why = ""
+    where = [f"Its adapter is in {taken.adapter}."] if taken.adapter else []
+    return [f"Take {taken.label}{lr}{why}.", *where]
+
+
+def _need(judged: Judgement) -> str:
     needs: list[str] = []
     if judged.need_items:
-        needs.append(f"about {number(judged.need_items)} test rows")
+        needs.append(f"about {number(two_digits(judged.need_items))} test rows")
     if judged.need_seeds:
         needs.append(plural(judged.need_seeds, "seed"))
-    need = f"; that needs {' or '.join(needs)}" if needs else ""
-    return [
-        f"Which to take cannot be decided to within {margin}{need}.",
-        f"Until then {best.label} has the highest mean.",
-    ]
+    if not needs:
+        return ": no number of test rows and seeds in reach would do"
+    return f": that needs {' and '.join(needs) if judged.need_both else ' or '.join(needs)}"
+
+
+def next_steps(judged: Judgement) -> tuple[str, ...]:
+    """What would decide an undecided study, each on its own."""
+    steps: list[str] = []
+    if judged.reason == "one-seed":
+        steps.append("train more seeds: --seeds 5")
+    if judged.need_seeds and judged.need_seeds <= MAX_SEEDS and not judged.need_both:
+        steps.append(f"train more seeds: --seeds {judged.need_seeds}")
+    if judged.need_items and not judged.need_both:
+        steps.append(f"label more test rows: about {number(two_digits(judged.need_items))} in all")
+    within = {label: judged.losses[label] for label in judged.best_set if label in judged.losses}
+    if within and judged.reason == "undecided":
+        label = min(within, key=lambda name: within[name])
+        margin = math.ceil(1000 * within[label]) / 10
+        steps.append(f"accept a wider margin: with --margin {margin:g} the answer is {label}")
+    return tuple(steps)
+
+
+def two_digits(value: int) -> int:
+    """Rounded up to two significant digits: all that such an estimate carries."""
+    step = 10 ** max(len(str(value)) - 2, 0)
+    return -(-value // step) * step
 
 
 def _price(taken: Row | None, rows: Sequence[Row]) -> list[str]:

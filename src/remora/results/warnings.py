@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from remora.results.schema import DataInfo, ProtocolInfo, RowPlan, TrialResult
+from remora.results.schema import DataInfo, ProtocolInfo, TrialResult
 from remora.results.store import RunDirectory
 from remora.results.summary_schema import Row, Tuning, Warning
 from remora.results.wording import listing, plural, points, rate
@@ -16,6 +16,7 @@ def collect_warnings(
     finals: Mapping[str, Sequence[TrialResult]],
     tuned: Sequence[Tuning],
     constant: Mapping[str, int],
+    judged: Sequence[str],
 ) -> tuple[Warning, ...]:
     """All warnings of a study, the gravest kinds first.
 
@@ -25,10 +26,12 @@ def collect_warnings(
         finals: row label -> its final trials.
         tuned: the tuning of every tuned row.
         constant: row label -> number of seeds that predict one and the same for every test row.
+        judged: what the statistics warn of.
     """
     return (
         *_unfinished(run),
         *_protocol(run.study.protocol),
+        *(Warning(kind="statistics", message=message) for message in judged),
         *_small_test(run.data),
         *_broken(finals),
         *_constant(constant, rows),
@@ -38,7 +41,6 @@ def collect_warnings(
         *_tuning_losses(run, tuned),
         *_truncated(run, finals),
         *_overlap(run.data),
-        *_notes(run.study.rows),
     )
 
 
@@ -50,11 +52,7 @@ def _unfinished(run: RunDirectory) -> list[Warning]:
 
 
 def _protocol(protocol: ProtocolInfo) -> list[Warning]:
-    found = [Warning(kind="budget", message=cut) for cut in protocol.cuts]
-    if len(protocol.seeds) < 2:
-        message = "one seed only: how much chance moves a result is not known, so differences cannot be judged"
-        found.append(Warning(kind="seeds", message=message))
-    return found
+    return [Warning(kind="budget", message=cut) for cut in protocol.cuts]
 
 
 def _small_test(data: DataInfo) -> list[Warning]:
@@ -156,7 +154,3 @@ def _overlap(data: DataInfo) -> list[Warning]:
         for note in data.notes
         if "overlap" in note.kind and note.count
     ]
-
-
-def _notes(plans: Sequence[RowPlan]) -> list[Warning]:
-    return [Warning(kind="note", label=plan.label, message=plan.note) for plan in plans if plan.note]
