@@ -167,14 +167,16 @@ def test_resume_goes_on_in_the_same_directory(
 def test_a_stopped_study_says_how_to_go_on(
     error: BaseException, code: int, study: FakeStudy, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    run_dir = tmp_path / "a b"
+
     def stop() -> None:
+        run_dir.mkdir()
+        (run_dir / "study.yaml").write_text("")
         raise error
 
     study.during = stop
-    assert run_cli(["compare", *BASE]) == code
-    assert "run the same command again" in capsys.readouterr().err
-    assert run_cli(["compare", *BASE, "--out", str(tmp_path / "a b")]) == code
-    assert f"remora resume '{tmp_path / 'a b'}'" in capsys.readouterr().err
+    assert run_cli(["compare", *BASE, "--out", str(run_dir)]) == code
+    assert f"remora resume '{run_dir}'" in capsys.readouterr().err
 
 
 def test_validate_shows_every_error_with_its_line(

@@ -97,7 +97,7 @@ class LiveProgress:
             Text(board.name, style="bold"),
             ProgressBar(total=max(board.total, 1), completed=board.done, width=30),
             f"{board.done}/{board.total} trials",
-            "" if left is None else f"about {duration(left)} left",
+            "" if left is None else f"about {duration(round(left))} left",
         )
         table = Table(box=None, pad_edge=False)
         for name in ("trial", "status", "", "steps", "loss", "metric"):
@@ -147,7 +147,7 @@ class LiveProgress:
     def _leave_line(self) -> None:
         """Keep one line of a stage that ended, since the live table itself vanishes."""
         if self.board.name and self.board.done:
-            took = duration(self.board.clock() - self.board.since)
+            took = duration(round(self.board.clock() - self.board.since))
             self._console.print(Text(f"{self.board.name}: {self.board.done}/{self.board.total} trials in {took}"))
             self.board.name = ""
 
@@ -198,7 +198,7 @@ class LineProgress:
         board.finish(trial, status, metric)
         left = board.remaining()
         value = "" if metric is None else f" {points(metric)}"
-        tail = f", about {duration(left)} left" if left else ""
+        tail = f", about {duration(round(left))} left" if left else ""
         self.note(f"{board.name} {board.done}/{board.total}: {trial} {status}{value}{tail}")
 
     def finished(self) -> None:

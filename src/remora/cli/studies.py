@@ -174,7 +174,7 @@ def execute(
         result = run_study(config, out, progress=progress)
     except (KeyboardInterrupt, Terminated):
         progress.finished()
-        say(how_to_go_on(out))
+        say(how_to_go_on(config, out))
         raise
     finally:
         progress.finished()
@@ -186,7 +186,11 @@ def execute(
     return result.exit_code
 
 
-def how_to_go_on(out: Path | None) -> str:
+def how_to_go_on(config: "StudyConfig", out: Path | None) -> str:
     """What to type after a study was stopped."""
-    command = "run the same command again" if out is None else f"remora resume {shlex.quote(str(out))}"
-    return f"stopped. Finished trials are kept; to go on: {command}"
+    from remora.config.load import fingerprint
+
+    run_dir = out if out is not None else Path("runs") / f"{config.name}-{fingerprint(config)[:8]}"
+    if not (run_dir / "study.yaml").is_file():
+        return "stopped before the first trial"
+    return f"stopped. Finished trials are kept; to go on: remora resume {shlex.quote(str(run_dir))}"

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TextIO
+from typing import IO
 
 from remora.errors import DataError
 
@@ -55,7 +55,7 @@ def texts_from_file(path: Path, columns: Sequence[str]) -> list[Text]:
     return found
 
 
-def texts_from_stream(stream: TextIO, columns: Sequence[str]) -> list[Text]:
+def texts_from_stream(stream: IO[str], columns: Sequence[str]) -> list[Text]:
     """Read texts from standard input: JSON objects, one per line, when the first line is one, else plain lines."""
     return texts_from_lines(stream.read().splitlines(), columns, "standard input")
 
