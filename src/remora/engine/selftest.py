@@ -20,13 +20,13 @@ VOCABULARY, NUM_EXAMPLES, LENGTH, NUM_CLASSES = 50, 8, 6, 2
 class TinyTask:
     """Cross-entropy and accuracy over two classes."""
 
-    def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """(B,) losses from logits (B, C) and targets (B,)."""
-        return torch.nn.functional.cross_entropy(logits, targets, reduction="none")
+    def loss(self, logits_BC: Tensor, targets_B: Tensor) -> Tensor:
+        """(B,) losses."""
+        return torch.nn.functional.cross_entropy(logits_BC, targets_B, reduction="none")
 
-    def metrics(self, targets: np.ndarray, logits: np.ndarray) -> dict[str, float]:
+    def metrics(self, targets_B: np.ndarray, logits_BC: np.ndarray) -> dict[str, float]:
         """Accuracy."""
-        return {"accuracy": float((logits.argmax(1) == targets).mean())}
+        return {"accuracy": float((logits_BC.argmax(1) == targets_B).mean())}
 
 
 def train_tiny() -> tuple[float, float]:

@@ -150,6 +150,8 @@ class Workers:
             worker, event = self._events.get()
             if event is None:
                 self._bury(worker)
+                if worker.pack is None and worker.ready:
+                    continue
                 if worker.pack is None:
                     raise ResourceError(
                         f"a worker process ended before it began: {_last(worker.log)}", "see the lines above"
