@@ -4,7 +4,9 @@ import hashlib
 import importlib.metadata
 import importlib.util
 import json
+import os
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -103,9 +105,11 @@ def resolve(id: str, revision: str | None = None) -> ModelFiles:
     Raises:
         ModelError: not found or refused; says why and what to do.
     """
+    if not id.strip():
+        raise ModelError("no model is named", _ways_to_name_a_model())
     if id in ALIASES:
         return _from_package(id)
-    path = Path(id).expanduser()
+    path = Path(os.path.expanduser(id))
     if path.is_dir():
         return _checked_folder(path, name=id, source="folder", revision=None)
     if path.is_file():
@@ -148,7 +152,7 @@ def _from_hub(id: str, revision: str | None) -> ModelFiles:
     repo, _, at = id.partition("@")
     if not _HUB_ID.fullmatch(repo):
         raise ModelError(f"model {id!r} is neither an existing path nor a Hub id", _ways_to_name_a_model())
-    guess = did_you_mean(repo, ALIASES)
+    guess = did_you_mean(repo.lower(), ALIASES)
     if guess and "/" not in repo:
         raise ModelError(f"there is no model {id!r}{guess}", _ways_to_name_a_model())
     # Imported here: it opens an HTTP client, which nothing that is on this machine needs.
@@ -211,29 +215,34 @@ def _checked_folder(folder: Path, *, name: str, source: str, revision: str | Non
         raise ModelError(
             f"{name} is stored quantised", "give the original model; Remora quantises by itself (method qlora)"
         )
-    _check_weights(folder, name)
+    _check_weights(folder, name, source)
     return ModelFiles(name=name, source=source, folder=folder, revision=revision, config=config)
 
 
 def _refuse_code(config: dict[str, Any], path: Path) -> None:
-    if "auto_map" in config:
+    if any(key == "auto_map" for key, _ in _settings(config)):
         raise ModelError(
             f"{path} has auto_map: this model brings Python code of its own, which Remora never runs",
             "use a model whose architecture is part of transformers",
         )
-    for key, value in config.items():
+    for key, value in _settings(config):
         # transformers fetches and runs a compiled kernel when such a setting names a repository.
-        if (
-            "implementation" in key
-            and value is not None
-            and not (isinstance(value, str) and _PLAIN_WORD.fullmatch(value))
-        ):
+        plain = value is None or (isinstance(value, str) and _PLAIN_WORD.fullmatch(value))
+        if "implementation" in key and not plain:
             raise ModelError(
                 f"{path}: {key} = {value!r} names code outside transformers", f"remove {key} from the file"
             )
 
 
-def _check_weights(folder: Path, name: str) -> None:
+def _settings(config: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Every key and value, also of nested configurations."""
+    for key, value in config.items():
+        yield key, value
+        if isinstance(value, dict):
+            yield from _settings(value)
+
+
+def _check_weights(folder: Path, name: str, source: str) -> None:
     index_file = folder / "model.safetensors.index.json"
     if index_file.is_file():
         shards = sorted(set(_read_json(index_file).get("weight_map", {}).values()))
@@ -256,6 +265,8 @@ def _check_weights(folder: Path, name: str) -> None:
             f"{name} has its weights only in {pickles[0]}, which is not read: such files can run code when opened",
             _convert_hint(),
         )
+    if source == "hub":
+        raise ModelError(f"{name} has no safetensors weights on the Hub at this revision", _convert_hint())
     raise ModelError(f"{name} has no weights: model.safetensors is missing", "the download may be incomplete")
 
 
@@ -277,7 +288,7 @@ def file_sha256(path: Path) -> str:
 
 def _convert_hint() -> str:
     return (
-        "get a safetensors version (many Hub models have one, also as a pull request by its conversion bot), or "
+        "get a safetensors version (many Hub models have one, also as a pull request: owner/name@refs/pr/1), or "
         "convert it yourself where you trust the file: load it with transformers and call save_pretrained"
     )
 

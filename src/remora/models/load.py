@@ -4,6 +4,7 @@ from collections.abc import Collection
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
@@ -52,7 +53,7 @@ def load_base(id: str, *, revision: str | None = None, dtype: torch.dtype = torc
                 ignore_mismatched_sizes=True,
                 output_loading_info=True,
             )
-        except (OSError, RuntimeError, ValueError, KeyError) as error:
+        except (OSError, RuntimeError, ValueError, KeyError, SafetensorError) as error:
             raise ModelError(
                 f"{id}: the weights cannot be read: {error}", "the files may be damaged; fetch them again"
             ) from error
@@ -85,7 +86,7 @@ def make_base(
     arch = get_architecture(config.model_type, files.name)
     if arch.functional_dropout and config.layerdrop > 0:
         raise ModelError(
-            f"{files.name} skips whole layers at random in training (layerdrop {config.layerdrop}), which is not supported",
+            f"{files.name} skips layers at random in training (layerdrop {config.layerdrop}), which is not supported",
             "set layerdrop to 0 in its config.json",
         )
     names = pretrainable_names(arch.head, config)
