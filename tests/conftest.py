@@ -10,7 +10,7 @@ SHARED_DATA = Path(__file__).resolve().parents[1].parent / "shared" / "data"
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """The folder of real data sets beside the repository; in CI its absence is a failure, elsewhere a skip with its reason."""
+    """The folder of real data sets beside the repository; missing, it fails in CI and is a skip elsewhere."""
     if not SHARED_DATA.is_dir():
         if os.environ.get("CI") == "true":
             pytest.fail(f"{SHARED_DATA} is missing in CI")

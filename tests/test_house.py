@@ -20,7 +20,7 @@ MEDIAN_LINES = 200
 # A package may import those below its own line, and itself. What stands on one line may not import each other.
 LAYERS = (
     ("cli",),
-    ("api",),
+    ("compare",),
     ("study",),
     ("predict",),
     ("report",),

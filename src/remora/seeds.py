@@ -1,4 +1,4 @@
-"""Named random streams: every random number in Remora comes from a generator made here from a seed and a path of names."""
+"""Named random streams: every random number comes from a generator made here from a seed and a path of names."""
 
 import hashlib
 from typing import TYPE_CHECKING
