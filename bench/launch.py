@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from bench.job import Answer, Job
+from remora.study.launch import worker_environment
 
 ROOT = Path(__file__).resolve().parents[1]
 PROGRAMS = {"peer": "bench.peer", "remora": "bench.remora_side"}
@@ -63,11 +64,15 @@ def run_together(jobs: Sequence[Job], nice: int = 0) -> list[Answer]:
 
 
 def environment(job: Job) -> dict[str, str]:
-    """The user's environment with the job's thread count and no network; Remora sets its own threads per worker."""
-    kept = {**os.environ, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
-    if job.side == "peer":
-        kept["OMP_NUM_THREADS"] = str(job.threads)
-    return kept
+    """Remora's workers as its own launcher starts them; the peer as its users start it, with the job's threads."""
+    if job.side == "remora":
+        return worker_environment(job.threads)
+    return {
+        **os.environ,
+        "HF_HUB_OFFLINE": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        "OMP_NUM_THREADS": str(job.threads),
+    }
 
 
 def wait_for_ready(process: subprocess.Popen[str]) -> None:

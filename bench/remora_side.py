@@ -14,16 +14,12 @@ import numpy as np
 import torch
 
 from bench.job import Answer, Job, TrialAnswer, read_job
-from bench.machine import measure
-from remora.config.schema import DataConfig
-from remora.data.dataset import load_dataset
+from remora.config.schema import DataConfig, MethodEntry, ModelConfig, StudyConfig
 from remora.data.order import permutation
 from remora.engine.driver import Driver
 from remora.engine.loop import run_pack
-from remora.engine.trial import Examples, NoEvents, TrialData, TrialOutcome, TrialSpec
-from remora.models.base import Base
-from remora.models.load import load_base
-from remora.tasks.base import task_for
+from remora.engine.trial import Examples, NoEvents, TrialOutcome, TrialSpec
+from remora.study.context import open_context
 
 CURVE_PARTS = 12
 
@@ -52,29 +48,15 @@ class Stopwatch(NoEvents):
             self.seconds = time.perf_counter() - self.start_time
 
 
-def trial_data(job: Job, base: Base) -> tuple[TrialData, Examples]:
-    """The prepared rows as the engine wants them, and the training examples."""
-    dataset = load_dataset(DataConfig(path=job.data))
-    task = task_for(dataset)
-
-    def encode(name: str) -> Examples:
-        split = dataset.splits[name]
-        columns = [list(column) for column in zip(*split.texts, strict=True)]
-        encoded = base.tokenizer(*columns, truncation=True, max_length=job.max_length, return_token_type_ids=True)
-        return Examples(
-            ids=[np.array(ids, dtype=np.int64) for ids in encoded["input_ids"]],
-            type_ids=[np.array(ids, dtype=np.int64) for ids in encoded["token_type_ids"]],
-            targets=task.targets(split),
-        )
-
-    known = {name: encode(name) for name in ("train", "validation", "test")}
-    data = TrialData(
-        task=task,
-        num_outputs=task.num_outputs,
-        split=lambda name, room: known[name],
-        fingerprint=dataset.hash,
+def study_config(job: Job) -> StudyConfig:
+    """The job as a study: what a user's command line would say about model and data."""
+    return StudyConfig(
+        name="bench",
+        kind="train",
+        model=ModelConfig(id=job.model, max_length=job.max_length),
+        data=DataConfig(path=job.data),
+        methods=(MethodEntry(id="lora"),),
     )
-    return data, known["train"]
 
 
 def specs(job: Job, num_train: int) -> list[TrialSpec]:
@@ -141,12 +123,11 @@ def main() -> None:
     began = time.perf_counter()
     job = read_job(sys.argv[1])
     torch.set_num_threads(job.threads)
-    rates = measure(job.model, job.threads, seconds=0.05)
-    dtype = torch.bfloat16 if rates["bf16"] > 1.2 * rates["fp32"] else torch.float32
-    base = load_base(job.model, dtype=dtype)
-    data, train = trial_data(job, base)
+    context = open_context(study_config(job))
+    data = context.trial_data()
+    train = data.split("train", 0)
     watch = Stopwatch(job)
-    with Driver(base) as driver:
+    with Driver(context.base) as driver:
         todo = specs(job, len(train))
         done = {outcome.spec.id: outcome for outcome in run_pack(driver, data, todo, slots=len(todo), events=watch)}
     answers = [trial_answer(done[spec.id], watch.losses[spec.id], job.evaluate) for spec in todo]
@@ -161,7 +142,7 @@ def main() -> None:
         timed_tokens_computed=tokens,
         peak_rss_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         wall_seconds=time.perf_counter() - began,
-        notes={"base_dtype": str(dtype).removeprefix("torch.")},
+        notes={"base_dtype": str(context.base.dtype).removeprefix("torch.")},
     )
     Path(sys.argv[2]).write_text(answer.to_json(), encoding="utf-8")
 

@@ -1,0 +1,72 @@
+"""The page and the picture are made from result files alone, and from the same files the same bytes."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from bench.tables import write_tables
+
+
+def turn(rate: float) -> dict[str, Any]:
+    return {
+        "examples_per_second": rate,
+        "tokens_per_second": 14 * rate,
+        "tokens_computed_per_second": 38 * rate,
+        "peak_rss_bytes": 2**30,
+        "load_before": 0.1,
+        "grad_norm_min": 0.2,
+        "grad_norm_max": 0.9,
+        "train_loss": 0.6,
+        "notes": {},
+    }
+
+
+def result(name: str) -> dict[str, Any]:
+    rates = {"remora": 120.0, "one process, fp32": 30.0}
+    return {
+        "machine": {
+            "cores": 2,
+            "architecture": "x86_64",
+            "extensions": ["avx2"],
+            "memory_gib": 8,
+            "system": "Linux",
+            "python": "3.11",
+            "torch": "2",
+            "transformers": "5",
+            "peft": "0",
+        },
+        "case": name,
+        "data": "sst2",
+        "trials": 1,
+        "examples_per_trial": 800,
+        "base_dropout": True,
+        "cores": 2,
+        "strongest_peer": "one process, fp32",
+        "ratio_strongest": 4.0,
+        "ratio_default": 4.0,
+        "ratio_published": 12.0,
+        "product_rate_per_core": {"fp32": 5e10, "bf16": 1e11},
+        "bound_examples_per_second": 600.0,
+        "fraction_of_bound": {side: rate / 600 for side, rate in rates.items()},
+        "arrangements": {
+            side: {"examples_per_second": rate, "turns": [turn(rate - 1), turn(rate), turn(rate + 1)]}
+            for side, rate in rates.items()
+        },
+    }
+
+
+def test_page_and_picture(tmp_path: Path) -> None:
+    results = tmp_path / "results"
+    results.mkdir()
+    (results / "single.json").write_text(json.dumps(result("single")))
+    pages = [write_tables(results, tmp_path / docs, ["single", "absent"]) for docs in ("a", "b")]
+    assert pages[0] == pages[1]
+    assert "| single | sst2 | 1 | 120 | 4.00 | 4.00 | 12.00 | 20 % |" in pages[0]
+    assert "| Remora | 120.0 (119.0 to 121.0) |" in pages[0]
+    pictures = [(tmp_path / docs / "benchmarks.svg").read_bytes() for docs in ("a", "b")]
+    assert pictures[0] == pictures[1]
+    assert b"<svg" in pictures[0]
+
+
+def test_a_page_without_results_has_no_table(tmp_path: Path) -> None:
+    assert "|" not in write_tables(tmp_path, tmp_path / "docs", ["single"])
