@@ -19,8 +19,8 @@ MEDIAN_LINES = 200
 
 # A package may import those below its own line, and itself. What stands on one line may not import each other.
 LAYERS = (
+    ("api",),
     ("cli",),
-    ("compare",),
     ("study",),
     ("predict",),
     ("report",),

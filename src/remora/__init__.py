@@ -3,13 +3,13 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from remora.compare import compare
+    from remora.api import compare
     from remora.predict import Prediction, load_adapter
 
 __all__ = ["Prediction", "__version__", "compare", "load_adapter"]
 __version__ = "0.1.0"
 
-_HOMES = {"compare": "remora.compare", "load_adapter": "remora.predict", "Prediction": "remora.predict"}
+_HOMES = {"compare": "remora.api", "load_adapter": "remora.predict", "Prediction": "remora.predict"}
 
 
 def __getattr__(name: str) -> Any:

@@ -121,3 +121,12 @@ def test_group_imports_only_what_runs() -> None:
     assert group.list_commands(context) == ["broken"]
     assert group.get_command(context, "other") is None
     assert "Never imported." in group.get_help(context)
+
+
+def test_the_package_offers_its_functions_without_importing_them() -> None:
+    code = (
+        "import sys, remora\nassert not {'torch', 'numpy', 'pydantic'} & set(sys.modules)\n"
+        "assert [callable(remora.compare) for _ in range(2)] == [True, True]"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
