@@ -1,5 +1,7 @@
 """Python values (of data frames and the Hub) as literal cells."""
 
+import math
+
 import numpy as np
 
 from remora.data.table import Cell, Nested
@@ -20,7 +22,9 @@ def cell_of(value: object) -> Cell:
         return str(value)  # before .item(), which would write a 32-bit 3.2 as 3.200000047683716
     if isinstance(value, np.generic):
         value = value.item()
-    if value is None or type(value).__name__ in _MISSING_TYPES or value != value:
+    if value is None or type(value).__name__ in _MISSING_TYPES:
+        return None
+    if isinstance(value, float) and math.isnan(value):
         return None
     if isinstance(value, bool):
         return "true" if value else "false"

@@ -273,7 +273,7 @@ def _save(path: Path, encoded: Encoded) -> None:
 def _load(path: Path, budget: int) -> Encoded | None:
     """The cached ids, or None when there are none or the file is damaged."""
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as stored:
             arrays = {name: stored[name] for name in stored.files}
         offsets = np.cumsum(arrays["lengths"])
         if len(arrays["ids"]) != (offsets[-1] if len(offsets) else 0):
@@ -281,7 +281,7 @@ def _load(path: Path, budget: int) -> Encoded | None:
         flat = [np.split(arrays[name].astype(np.int64), offsets[:-1]) for name in ("ids", "type_ids") if name in arrays]
         full_lengths = arrays["full_lengths"].astype(np.int64)
         num_empty = int(arrays["num_empty"])
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+    except (OSError, ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile):
         return None
     return Encoded(
         ids=flat[0],
