@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import special
 
 from bench.simulated_studies import World, labels, offsets
 from remora.seeds import numpy_rng
@@ -22,6 +22,10 @@ GAP = (0.0, 0.0, 0.0, -1.0, -2.0, -3.0, -3.0, -3.0)
 FOUND = 3.0
 # Candidates of a tuning: what each learning rate is truly worth, in points below the best.
 CANDIDATES = (0.0, -0.5, -1.5, -4.0)
+# "uneven": the reference's seeds vary so many times as much as the others'.
+UNREST = 2.5
+# "need": a study asked for with more answers per method than this is not simulated.
+MOST_ANSWERS = 400_000
 # The max-t draws of one study; Remora itself draws more, which only makes its critical values steadier.
 NOISE_DRAWS = 2_000
 ITEM_DRAWS = 300
@@ -43,7 +47,7 @@ class Cell:
     """Where studies are simulated, and what came out.
 
     Args:
-        scenario: "tie", "gap", "tuned", or a metric's name.
+        scenario: see `run_cell`.
         components: name of the component set.
         seeds, items: size of each study.
         studies: how many were simulated.
@@ -64,7 +68,8 @@ def run_cell(
     """Simulate and analyse.
 
     Args:
-        scenario: "tie" (all equal), "gap" (see `GAP`), "tuned" (all equal, each tuned anew), or a metric (all equal).
+        scenario: "tie" (all equal), "gap" (see `GAP`), "tuned" (all equal, each tuned anew), "uneven" (all equal, the
+            reference's seeds vary more), "need" (all equal, at the size asked for), or a metric (all equal).
         world: draws studies.
         num_seeds, num_items: size.
         num_studies: how many.
@@ -92,13 +97,11 @@ def _tie(world: World, num_seeds: int, num_items: int, validation: int, rng: np.
     truth = offsets((0.0,) * NUM_METHODS, world.components.accuracy)
     scores = world.study(truth, num_items, num_seeds, rng)
     analysis = _analyse(scores, rng)
-    need = analysis.recommendation.need_items
     return {
         **_alarms(analysis, truth),
         **_coverage(analysis, truth),
         **_advice(analysis, truth),
         "alarm_items_only": _items_only(scores),
-        "need_items": (0.0, 0.0) if need is None else (float(need), 1.0),
     }
 
 
@@ -117,8 +120,8 @@ def _gap(world: World, num_seeds: int, num_items: int, validation: int, rng: np.
         "power": (float(sum(found)), len(worse)),
         "able": (float(sum(able)), len(worse)),
         "power_when_able": (float(sum(f and a for f, a in zip(found, able, strict=True))), float(sum(able))),
-        "power_when_decided": (decided * sum(found), decided * len(worse)),
         "power_set": (float(sum(out)), len(worse)),
+        "power_set_when_decided": (decided * sum(out), decided * len(worse)),
         "detectable": (100 * (analysis.detectable or 0.0), 1.0),
     }
 
@@ -145,10 +148,39 @@ def _metric(metric: str) -> "Callable[[World, int, int, int, np.random.Generator
     return measure
 
 
+def _uneven(world: World, num_seeds: int, num_items: int, validation: int, rng: np.random.Generator) -> Tally:
+    truth = offsets((0.0,) * NUM_METHODS, world.components.accuracy)
+    unrest = np.array([UNREST] + [1.0] * (NUM_METHODS - 1))
+    analysis = _analyse(world.study(truth, num_items, num_seeds, rng, unrest), rng)
+    return {**_alarms(analysis, truth), **_coverage(analysis, truth)}
+
+
+def _need(world: World, num_seeds: int, num_items: int, validation: int, rng: np.random.Generator) -> Tally:
+    """Ask a study of equal methods what would decide, then run one of that size."""
+    truth = offsets((0.0,) * NUM_METHODS, world.components.accuracy)
+    first = _analyse(world.study(truth, num_items, num_seeds, rng), rng).recommendation
+    if first.decidable:
+        return {}
+    items = first.need_items or num_items
+    # Seeds are asked for only where items alone would not do.
+    seeds = num_seeds if first.need_items and not first.need_both else first.need_seeds or num_seeds
+    if (first.need_items is None and first.need_seeds is None) or items * seeds > MOST_ANSWERS:
+        return {"need_reachable": (0.0, 1.0)}
+    then = _analyse(world.study(truth, items, seeds, rng), rng).recommendation
+    return {
+        "need_reachable": (1.0, 1.0),
+        "need_log_items": (float(np.log10(items)), 1.0),
+        "need_log_seeds": (float(np.log10(seeds)), 1.0),
+        "need_decided": (float(then.decidable), 1.0),
+    }
+
+
 _SCENARIOS: dict[str, Callable[[World, int, int, int, np.random.Generator], Tally]] = {
     "tie": _tie,
     "gap": _gap,
     "tuned": _tuned,
+    "uneven": _uneven,
+    "need": _need,
 }
 
 
@@ -215,8 +247,10 @@ def _advice(analysis: Analysis, truth_M: Floats) -> Tally:
 def _items_only(scores: StudyScores) -> tuple[float, float]:
     """False alarms of a paired t-test over test items that takes the mean over seeds as given: seeds ignored."""
     right = [1.0 - rows.astype(np.float64).mean(axis=0) for rows in scores.predictions.values()]
-    tests = [stats.ttest_1samp(other - right[0], 0.0).pvalue for other in right[1:]]
-    return float(sum(p < 0.05 for p in tests)), float(len(tests))
+    gaps = np.array([other - right[0] for other in right[1:]])
+    se = gaps.std(axis=1, ddof=1) / np.sqrt(gaps.shape[1])
+    t = np.divide(np.abs(gaps.mean(axis=1)), se, out=np.zeros(len(gaps)), where=se > 0)
+    return float((t > special.stdtrit(gaps.shape[1] - 1, 0.975)).sum()), float(len(gaps))
 
 
 def _ratio(pairs: list[tuple[float, float]]) -> Estimate:

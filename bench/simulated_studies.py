@@ -44,10 +44,14 @@ class World:
         own += np.float32(np.sqrt(self._methods)) * item
         return own
 
-    def shifts(self, num_methods: int, num_seeds: int, rng: np.random.Generator) -> tuple[Floats, Floats]:
-        """(M, S) effects of the seeds on the latent scale, and the M variances that they are drawn from."""
+    def shifts(self, unrest_M: Floats, num_seeds: int, rng: np.random.Generator) -> tuple[Floats, Floats]:
+        """(M, S) effects of the seeds on the latent scale, and the M variances that they are drawn from.
+
+        `unrest_M` multiplies each method's own seed standard deviation.
+        """
+        num_methods = len(unrest_M)
         share, spread = self.components.order_share, self.components.seed_sd_spread
-        own_M = np.exp(rng.normal(-(spread**2), spread, num_methods)) * np.sqrt(1 - share) * self._shift
+        own_M = unrest_M * np.exp(rng.normal(-(spread**2), spread, num_methods)) * np.sqrt(1 - share) * self._shift
         shared_S = rng.normal(0.0, np.sqrt(share) * self._shift, num_seeds)
         shift_MS = own_M[:, None] * rng.standard_normal((num_methods, num_seeds)) + shared_S
         return shift_MS, np.square(own_M) + share * self._shift**2
@@ -60,20 +64,29 @@ class World:
             num_items: N.
             num_seeds: S.
             rng: source.
+            unrest_M: factors on the methods' own seed standard deviations; 1 when None.
 
         Returns:
             (M, S, N) zeros and ones.
         """
-        shift_MS, variance_M = self.shifts(len(accuracy_M), num_seeds, rng)
+        unrest = np.ones(len(accuracy_M)) if unrest_M is None else unrest_M
+        shift_MS, variance_M = self.shifts(unrest, num_seeds, rng)
         # With random shifts the mean over seeds is the normal integral at threshold / sqrt(1 + variance).
         threshold_M = special.ndtri(accuracy_M) * np.sqrt(1 + variance_M)
         latent = self.latent(num_items, len(accuracy_M), num_seeds, rng)
         limit = (threshold_M[:, None] + shift_MS).astype(np.float32)
         return (latent >= limit[:, :, None]).astype(np.int8)
 
-    def study(self, accuracy_M: Floats, num_items: int, num_seeds: int, rng: np.random.Generator) -> StudyScores:
-        """A study scored by accuracy; labels are `labels(M)`."""
-        wrong = self.wrong(accuracy_M, num_items, num_seeds, rng)
+    def study(
+        self,
+        accuracy_M: Floats,
+        num_items: int,
+        num_seeds: int,
+        rng: np.random.Generator,
+        unrest_M: Floats | None = None,
+    ) -> StudyScores:
+        """A study scored by accuracy; labels are `labels(M)`, the arguments those of `wrong`."""
+        wrong = self.wrong(accuracy_M, num_items, num_seeds, rng, unrest_M)
         predictions = dict(zip(labels(len(accuracy_M)), wrong, strict=True))
         return StudyScores(metric="accuracy", targets=np.zeros(num_items, np.int8), predictions=predictions)
 
@@ -84,7 +97,7 @@ class World:
         predictions: NDArray[np.generic]
         if metric in ("pearson", "spearman"):
             targets = rng.standard_normal(num_items)
-            shift_MS, _ = self.shifts(num_methods, num_seeds, rng)
+            shift_MS, _ = self.shifts(np.ones(num_methods), num_seeds, rng)
             noise = self.latent(num_items, num_methods, num_seeds, rng) * np.exp(shift_MS)[:, :, None]
             predictions = targets + 0.6 * noise
         else:

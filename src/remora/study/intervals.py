@@ -8,7 +8,9 @@ from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import special, stats
+from scipy import special
+
+from remora.study.joint import t_tail, z_to_t
 
 CORRELATIONS = ("pearson", "spearman", "matthews")
 
@@ -45,11 +47,11 @@ def mean_interval(
         return mean, mean
     edge = max(grain / 2, 1e-12)
     inside = float(np.clip(mean, low_end + edge, high_end - edge))
-    reach = float(stats.t.isf(level / 2, dof)) * se * slope(inside)
+    reach = float(z_to_t(-float(special.ndtri(level / 2)), dof)) * se * slope(inside)
     centre = forward(inside)
     return min(mean, back(centre - reach)), max(mean, back(centre + reach))
 
 
 def two_sided_p(t: Floats, dof: Floats) -> Floats:
     """Two-sided p-values of Student t statistics."""
-    return np.asarray(2 * stats.t.sf(np.abs(t), dof), dtype=np.float64)
+    return 2 * t_tail(np.abs(t), dof)

@@ -114,9 +114,14 @@ def joint_distribution(
 
 def t_to_z(t: Floats | float, dof: Floats | float) -> Floats:
     """The standard normal deviate with the same tail probability as a Student t."""
-    size, nu = np.abs(np.asarray(t, np.float64)), np.minimum(dof, MANY)
     # Far in the tail the probability underflows; nothing depends on how far.
-    return np.copysign(-special.ndtri(np.maximum(special.stdtr(nu, -size), 1e-300)), t)
+    tail = np.maximum(t_tail(np.abs(np.asarray(t, np.float64)), dof), 1e-300)
+    return np.copysign(-special.ndtri(tail), t)
+
+
+def t_tail(t: Floats, dof: Floats | float) -> Floats:
+    """The probability that a Student t exceeds t."""
+    return np.asarray(special.stdtr(np.minimum(dof, MANY), -t), dtype=np.float64)
 
 
 def z_to_t(z: Floats | float, dof: Floats | float) -> Floats:

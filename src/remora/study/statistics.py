@@ -12,6 +12,7 @@ from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import special
 
 from remora.errors import ConfigError, DataError
 from remora.study.analysis import Analysis, Comparison, Components, MethodEstimate, StudyScores
@@ -38,6 +39,7 @@ __all__ = [
 LEVEL = 0.05
 ITEM_DRAWS = 2_000
 NOISE_DRAWS = 20_000
+NORMAL_95 = float(special.ndtri(1 - LEVEL / 2))
 
 Floats = NDArray[np.float64]
 
@@ -166,7 +168,7 @@ def _compare(
     else:
         z_O = np.abs(t_to_z(t_O, dof_O))
         adjusted_O = np.maximum(p_O, (largest_D[:, None] >= z_O).mean(axis=0))
-    alone_O = z_to_t(_NORMAL_95, dof_O) * se_O
+    alone_O = z_to_t(NORMAL_95, dof_O) * se_O
     together_O = np.maximum(z_to_t(critical, dof_O) * se_O, alone_O)
     detectable_O = together_O + z_to_t(POWER_Z, dof_O) * se_O
     found = [
@@ -187,9 +189,6 @@ def _compare(
         for o, i in enumerate(others)
     ]
     return tuple(found)
-
-
-_NORMAL_95 = 1.959963984540054
 
 
 def holm(p: Floats) -> Floats:
@@ -304,6 +303,7 @@ def _nothing(scores: StudyScores, margin: float, prefer: Prefer) -> Analysis:
             text="No method has a finished seed, so there is nothing to recommend.",
             loss=None,
             optimism=0.0,
+            eligible=(),
             need_items=None,
             need_seeds=None,
             need_both=False,
