@@ -267,7 +267,9 @@ class _World:
         splits: dict[str, SplitInfo] = {}
         for split, num in (("train", 600), ("validation", 100), ("test", self.num_test)):
             counts: dict[str, int] = {}
-            if self.names and split != "train":
+            if split == "train":
+                counts = {label: 600 // len(self.names) for label in self.names}
+            elif self.names:
                 values, found = np.unique(self.items(split)[0], return_counts=True)
                 counts = {self.names[int(v)]: int(n) for v, n in zip(values, found, strict=True)}
             digest = hashlib.blake2b(f"{name}/{split}".encode(), digest_size=16).hexdigest()

@@ -1,13 +1,13 @@
 """The last sections of the report: protocol and data, how to use the adapter, how the study was made."""
 
 from remora.report.blocks import Block, Chip, ChipRow, ChipTable, Code, Heading, Pairs, Section, Table, TableRow, Text
-from remora.report.names import shown
-from remora.results.schema import ProtocolInfo, Setting
+from remora.results.names import shown
+from remora.results.schema import DataInfo, ProtocolInfo, Setting
 from remora.results.summary_schema import StudySummary
 from remora.results.wording import NONE, count, duration, listing, metric_name, number, plural, points
 
 HASH = 16
-MAX_LABELS = 12
+MAX_LABELS = 20
 
 
 def protocol(summary: StudySummary) -> Section:
@@ -18,15 +18,13 @@ def protocol(summary: StudySummary) -> Section:
         Heading(text="Data"),
         Pairs(items=_data_pairs(summary)),
         Table(
-            heads=["split", "rows", "from", "hash", "labels"],
+            heads=["split", "rows", "from", "hash"],
             rows=[
-                TableRow(
-                    head=name,
-                    cells=[number(split.rows), shown(split.source, 40), split.hash[:HASH], _labels(split.label_counts)],
-                )
+                TableRow(head=name, cells=[number(split.rows), shown(split.source, 40), split.hash[:HASH]])
                 for name, split in summary.data.splits.items()
             ],
         ),
+        *_labels(summary.data),
     ]
     return Section(id="protocol", title="Protocol and data", blocks=blocks)
 
@@ -114,13 +112,27 @@ def _data_pairs(summary: StudySummary) -> list[tuple[str, str]]:
     return pairs
 
 
-def _labels(counts: dict[str, int]) -> str:
-    if not counts:
-        return NONE
-    items = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-    text = ", ".join(f"{shown(name, 24)} {number(value)}" for name, value in items[:MAX_LABELS])
-    more = len(items) - MAX_LABELS
-    return f"{text} and {more} more" if more > 0 else text
+def _labels(data: DataInfo) -> list[Block]:
+    """How often each label occurs, by split; the most frequent ones when there are many."""
+    splits = list(data.splits.values())
+    totals = {label: sum(split.label_counts.get(label, 0) for split in splits) for label in data.label_names}
+    unseen = {label for split in splits for label in split.label_counts} - set(totals)
+    totals |= {label: sum(split.label_counts.get(label, 0) for split in splits) for label in sorted(unseen)}
+    if not any(totals.values()):
+        return []
+    order = sorted(totals, key=lambda label: -totals[label])
+    rows = [
+        TableRow(
+            head=shown(label, 40),
+            title=shown(label, 400),
+            cells=[number(split.label_counts.get(label, 0)) for split in splits],
+        )
+        for label in order[:MAX_LABELS]
+    ]
+    blocks: list[Block] = [Table(heads=["label", *data.splits], rows=rows)]
+    if len(order) > MAX_LABELS:
+        blocks.append(Text(text=f"The {MAX_LABELS} most frequent of {len(order)} labels.", quiet=True))
+    return blocks
 
 
 def use(summary: StudySummary) -> Section:

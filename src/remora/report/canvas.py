@@ -32,7 +32,7 @@ PALETTE = {
     "sky": "#56b4e9",
     "pink": "#cc79a7",
 }
-WIDTH = 5.6  # inches: narrow, so that text stays readable when a phone scales the figure down
+WIDTH = 5.0  # inches: narrow, so that text stays readable when a phone scales the figure down
 FONT = 9.0
 FONTS = "Inter, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 

@@ -7,13 +7,13 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from remora.report.canvas import PALETTE, WIDTH, new_figure
-from remora.report.names import shown
+from remora.results.names import shown
 from remora.results.summary_schema import Curve, EpochMean, StudySummary
 from remora.results.wording import RAW_METRICS
 
 COLUMNS = 3
-PANEL_INCHES = 1.22
-TITLE_LIMIT = 26
+PANEL_INCHES = 1.12
+TITLE_LIMIT = 18
 
 
 def learning_curves(summary: StudySummary, what: str) -> Figure | None:

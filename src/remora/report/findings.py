@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from remora.report.blocks import Answer, Bullets, Fact, Facts, Mark, Picture, Section, Table, TableRow, Text
 from remora.report.forest import CLEAR
-from remora.report.names import shown
+from remora.results.names import shown
 from remora.results.summary_schema import Row, StudySummary
 from remora.results.wording import (
     NONE,

@@ -8,12 +8,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from remora.report.canvas import PALETTE, WIDTH, new_figure, quiet_grid
-from remora.report.names import shown
+from remora.results.names import shown
 from remora.results.summary_schema import Row, StudySummary
 from remora.results.wording import RAW_METRICS, metric_name, points, signed
 
 ROW_INCHES = 0.29
-LABEL_LIMIT = 26
+LABEL_LIMIT = 22
 CHARACTER_INCHES = 0.075
 VALUES_INCHES = 1.72
 # A row further below the best than this (fraction of the metric) is an arrow at the edge: it would squeeze the others.

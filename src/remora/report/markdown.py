@@ -21,7 +21,7 @@ from remora.report.blocks import (
     TableRow,
     Text,
 )
-from remora.report.names import markdown as escape
+from remora.results.names import markdown as escape
 
 FIGURES = "figures"
 

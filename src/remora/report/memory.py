@@ -4,13 +4,13 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
 from remora.report.canvas import PALETTE, WIDTH, new_figure, quiet_grid
-from remora.report.names import shown
+from remora.results.names import shown
 from remora.results.schema import MemoryBreakdown
 from remora.results.summary_schema import StudySummary
 from remora.results.wording import size
 
 ROW_INCHES = 0.29
-LABEL_LIMIT = 26
+LABEL_LIMIT = 22
 CHARACTER_INCHES = 0.075
 PARTS = (
     ("base", "base model", "blue"),
@@ -54,7 +54,7 @@ def memory_bars(summary: StudySummary) -> Figure | None:
         loc="upper left",
         bbox_to_anchor=(0.0, 1.0),
         ncols=3,
-        fontsize=8.5,
+        fontsize=8,
         handlelength=1,
         columnspacing=1.4,
         borderpad=0.2,

@@ -3,7 +3,7 @@
 from remora.report import background, findings, spending, training
 from remora.report.blocks import Page, Picture, Section
 from remora.report.drawings import Drawings
-from remora.report.names import shown
+from remora.results.names import shown
 from remora.results.summary_schema import StudySummary
 from remora.results.wording import number, plural
 

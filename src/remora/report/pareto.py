@@ -8,12 +8,12 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from remora.report.canvas import PALETTE, new_figure, quiet_grid
 from remora.report.forest import window
-from remora.report.names import shown
 from remora.report.placement import Box, place_labels
+from remora.results.names import shown
 from remora.results.summary_schema import Row, StudySummary
 from remora.results.wording import RAW_METRICS, count, duration, metric_name, points, size
 
-HEIGHT = 3.6
+HEIGHT = 3.3
 LABEL_LIMIT = 22
 COSTS = {
     "parameters": ("trained parameters, adapter and head", count),
@@ -53,7 +53,7 @@ def pareto(summary: StudySummary, cost: str) -> Figure | None:
         return None
     title, say = COSTS[cost]
     figure = new_figure(HEIGHT)
-    axes = figure.add_axes((0.095, 0.14, 0.885, 0.82))
+    axes = figure.add_axes((0.105, 0.15, 0.875, 0.82))
     xs = [value for _, value in shown_rows]
     ys = [scale * (row.mean or 0.0) for row, _ in shown_rows]
     _axis(axes, xs, say)

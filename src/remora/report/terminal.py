@@ -3,7 +3,7 @@
 from rich.table import Table
 from rich.text import Text
 
-from remora.report.names import shown
+from remora.results.names import shown
 from remora.results.summary_schema import Row, StudySummary
 from remora.results.wording import count, duration, interval, metric_name, points, rate, signed, size
 

@@ -17,7 +17,7 @@ from remora.report.blocks import (
     Text,
 )
 from remora.report.drawings import Drawings
-from remora.report.names import shown
+from remora.results.names import shown
 from remora.results.summary_schema import Detail, StudySummary, TuningTrial
 from remora.results.wording import metric_name, number, plural, points, rate
 
@@ -104,9 +104,11 @@ def _matrix(look: Detail) -> list[Block]:
     rows: list[MatrixRow] = []
     for item, counts in zip(look.classes, look.confusion, strict=True):
         total = sum(counts) or 1.0
-        cells = [Cell(text=_rounded(value), share=value / total) for value in counts]
+        # The root lifts small shares: a confusion of 2 % should be seen.
+        cells = [Cell(text=_rounded(value), share=(value / total) ** 0.5) for value in counts]
         rows.append(MatrixRow(head=shown(item.label, CLASS), title=shown(item.label, 400), cells=cells))
-    lead = "Rows: the true class. Columns: the predicted class. Test rows, mean over seeds, shaded by share of the row."
+    lead = "Rows: the true class. Columns: the predicted class. Numbers: test rows, mean over seeds. "
+    lead += "Shade: share of the row's class."
     return [
         Heading(text="Confusion matrix"),
         Text(text=lead, quiet=True),

@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 
 from remora.results.judgement import Judgement
+from remora.results.names import shown
 from remora.results.schema import DataInfo, ProtocolInfo
 from remora.results.summary_schema import Recommendation, Row
 from remora.results.wording import (
@@ -73,7 +74,7 @@ def verdict_text(judged: Judgement, rows: Sequence[Row], data: DataInfo, protoco
     by_label = {row.label: row for row in rows}
     best = by_label.get(judged.best or "")
     if best is None:
-        return f"No trial on {data.name} finished, so there is nothing to compare."
+        return f"No trial on {shown(data.name)} finished, so there is nothing to compare."
     taken = by_label.get(judged.recommended or "")
     trained = [row for row in rows if row.role != "baseline" and row.mean is not None]
     sentences = [*_standing(judged, best, trained, data), *_floor(rows, best, data)]
@@ -92,17 +93,17 @@ def _standing(judged: Judgement, best: Row, trained: Sequence[Row], data: DataIn
     sure = f" (95 % interval {where})" if best.low is not None else ""
     reached = f"{points(best.mean, data.metric)}{unit} of {metric} on test{sure}"
     if len(trained) == 1:
-        return [f"On {data.name}, {best.label} reaches {reached}."]
+        return [f"On {shown(data.name)}, {_name(best)} reaches {reached}."]
     tied = [row for row in trained if row.label in judged.best_set]
     if len(tied) < 2:
         if not judged.best_set:
-            return [f"On {data.name}, {best.label} has the highest mean: {reached}."]
-        return [f"On {data.name}, {best.label} is the best of {len(trained)}: {reached}."]
+            return [f"On {shown(data.name)}, {_name(best)} has the highest mean: {reached}."]
+        return [f"On {shown(data.name)}, {_name(best)} is the best of {len(trained)}: {reached}."]
     means = [row.mean for row in tied if row.mean is not None]
     low, high = points(min(means), data.metric), points(max(means), data.metric)
     span = f"all at {low}" if low == high else f"means from {low} to {high}"
-    who = f"all {len(tied)} methods" if len(tied) == len(trained) else listing([row.label for row in tied])
-    return [f"On {data.name}, {who} cannot be told apart in {metric} (95 % confidence, {span}{unit})."]
+    who = f"all {len(tied)} methods" if len(tied) == len(trained) else listing([_name(row) for row in tied])
+    return [f"On {shown(data.name)}, {who} cannot be told apart in {metric} (95 % confidence, {span}{unit})."]
 
 
 def _floor(rows: Sequence[Row], best: Row, data: DataInfo) -> list[str]:
@@ -131,9 +132,9 @@ def _nearest(judged: Judgement, best: Row, trained: Sequence[Row]) -> list[str]:
     if 0 < mine < 0.6 * theirs:
         saving = f" at {share(mine, theirs)} of its parameters"
     if len(behind) == 1:
-        return [f"{near.label} is {gap} behind {best.label}{saving}."]
-    lead = f"Of the {len(behind)} that are shown to be behind, {near.label} comes closest"
-    return [f"{lead}: {gap} below {best.label}{saving}."]
+        return [f"{_name(near)} is {gap} behind {_name(best)}{saving}."]
+    lead = f"Of the {len(behind)} that are shown to be behind, {_name(near)} comes closest"
+    return [f"{lead}: {gap} below {_name(best)}{saving}."]
 
 
 def _advice(judged: Judgement, taken: Row | None, best: Row, protocol: ProtocolInfo) -> list[str]:
@@ -143,7 +144,7 @@ def _advice(judged: Judgement, taken: Row | None, best: Row, protocol: ProtocolI
             return ["With one seed nobody can tell a better method from luck: run at least 2, better 5."]
         return [
             f"Which to take cannot be decided to within {margin}{_need(judged)}.",
-            f"Until then {best.label} has the highest mean.",
+            f"Until then {_name(best)} has the highest mean.",
         ]
     setting = taken.hyperparameters.get("lr")
     lr = f" (lr {rate(float(setting))})" if isinstance(setting, int | float) else ""
@@ -157,7 +158,7 @@ def _advice(judged: Judgement, taken: Row | None, best: Row, protocol: ProtocolI
     else:
         why = ""
     where = [f"Its adapter is in {taken.adapter}."] if taken.adapter else []
-    return [f"Take {taken.label}{lr}{why}.", *where]
+    return [f"Take {_name(taken)}{lr}{why}.", *where]
 
 
 def _need(judged: Judgement) -> str:
@@ -184,7 +185,7 @@ def next_steps(judged: Judgement) -> tuple[str, ...]:
     if within and judged.reason == "undecided":
         label = min(within, key=lambda name: within[name])
         margin = math.ceil(1000 * within[label]) / 10
-        steps.append(f"accept a wider margin: with --margin {margin:g} the answer is {label}")
+        steps.append(f"accept a wider margin: with --margin {margin:g} the answer is {shown(label)}")
     return tuple(steps)
 
 
@@ -204,7 +205,7 @@ def _price(taken: Row | None, rows: Sequence[Row]) -> list[str]:
     reference = next((row for row in rows if row.role == "reference" and row.label != taken.label), None)
     if reference is not None:
         if taken.trained_params and reference.trained_params:
-            text += f", {share(taken.trained_params, reference.trained_params)} of what {reference.label} trains"
+            text += f", {share(taken.trained_params, reference.trained_params)} of what {_name(reference)} trains"
         against: list[str] = []
         if taken.step_seconds and reference.step_seconds:
             against.append(f"{duration(taken.step_seconds)} per step against {duration(reference.step_seconds)}")
@@ -218,7 +219,11 @@ def _optimism(judged: Judgement, best: Row, trained: Sequence[Row], data: DataIn
     if judged.optimism is None or judged.optimism < NEGLIGIBLE or data.metric in RAW_METRICS:
         return []
     less = plural_points(100 * judged.optimism)
-    return [f"{best.label} was picked as the best of {len(trained)}: expect about {less} less on new data."]
+    return [f"{_name(best)} was picked as the best of {len(trained)}: expect about {less} less on new data."]
+
+
+def _name(row: Row) -> str:
+    return shown(row.label)
 
 
 def _gap(best: Row, other: Row) -> str:
