@@ -56,7 +56,14 @@ class World:
         shift_MS = own_M[:, None] * rng.standard_normal((num_methods, num_seeds)) + shared_S
         return shift_MS, np.square(own_M) + share * self._shift**2
 
-    def wrong(self, accuracy_M: Floats, num_items: int, num_seeds: int, rng: np.random.Generator) -> NDArray[np.int8]:
+    def wrong(
+        self,
+        accuracy_M: Floats,
+        num_items: int,
+        num_seeds: int,
+        rng: np.random.Generator,
+        unrest_M: Floats | None = None,
+    ) -> NDArray[np.int8]:
         """Whether each method with each seed gets each item wrong.
 
         Args:
