@@ -4,6 +4,11 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# No test may fail because a machine is slow, and what one run finds the next must find too.
+settings.register_profile("remora", deadline=None, derandomize=True)
+settings.load_profile("remora")
 
 SHARED_DATA = Path(__file__).resolve().parents[1].parent / "shared" / "data"
 

@@ -28,7 +28,6 @@ def rows_with_repeats(draw: st.DrawFn) -> tuple[list[int], list[str]]:
     return [groups[row] for row in order], [labels[row] for row in order]
 
 
-@settings(deadline=None)
 @given(rows=rows_with_repeats(), share=st.floats(min_value=0.05, max_value=0.5), seed=seeds)
 def test_a_cut_takes_whole_groups_and_enough_of_them(
     rows: tuple[list[int], list[str]], share: float, seed: int
@@ -48,7 +47,6 @@ def test_a_cut_takes_whole_groups_and_enough_of_them(
     assert len(chosen) < count + largest
 
 
-@settings(deadline=None)
 @given(
     sizes=st.lists(st.integers(min_value=10, max_value=200), min_size=2, max_size=5),
     share=st.floats(min_value=0.1, max_value=0.4),
@@ -64,7 +62,6 @@ def test_a_cut_without_repeats_is_exact_and_in_proportion(sizes: list[int], shar
         assert abs(found[name] - count * size / len(labels)) < 1
 
 
-@settings(deadline=None)
 @given(labels=st.lists(st.sampled_from("aaaaaabbbc"), min_size=1, max_size=120), seed=seeds, data=st.data())
 def test_subsamples_are_nested_exact_and_in_proportion(labels: list[str], seed: int, data: st.DataObject) -> None:
     small = data.draw(st.integers(min_value=1, max_value=len(labels)))
@@ -99,7 +96,7 @@ def test_number_strata_are_bins_of_equal_size() -> None:
     assert len(set(number_strata([1.0] * 50))) == 1
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     labels=st.lists(st.sampled_from("ab"), min_size=40, max_size=80),
     repeats=st.lists(st.integers(min_value=0, max_value=39), max_size=15),

@@ -179,6 +179,7 @@ def _problem(detail: Any) -> Problem:
         "tuple_type": "must be a list",
         "finite_number": "must be a finite number",
         "model_type": "must be settings as `name: value`",
+        "dict_type": "must be settings as `name: value`",
         "mapping_type": "must be settings as `name: value`",
         "string_too_short": "must not be empty",
         "too_short": "must not be empty",

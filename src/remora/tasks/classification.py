@@ -54,13 +54,15 @@ class Classification(Task):
         The macro mean is over the classes that occur among targets or predictions, as in scikit-learn.
         """
         predicted_B = finite(logits_BC).argmax(axis=1)
+        present = np.union1d(targets_B, predicted_B)
         per_class = _f1(targets_B, predicted_B, labels=range(self.num_outputs), average=None, zero_division=0.0)
         own = {name: float(value) for name, value in zip(self.label_names, per_class, strict=True)}
         values = {
             "accuracy": float(accuracy_score(targets_B, predicted_B)),
             "macro_f1": float(_f1(targets_B, predicted_B, average="macro", zero_division=0.0)),
             "weighted_f1": float(_f1(targets_B, predicted_B, average="weighted", zero_division=0.0)),
-            "matthews": float(matthews_corrcoef(targets_B, predicted_B)),
+            # With one class on both sides the correlation is undefined; scikit-learn says 0 too, with a warning.
+            "matthews": float(matthews_corrcoef(targets_B, predicted_B)) if len(present) > 1 else 0.0,
         }
         if self.positive is not None:
             values["f1"] = own[self.positive]
