@@ -17,9 +17,9 @@ from remora.engine.attention import CurrentPass, probs_counters
 from remora.engine.dropout import drop, keep_mask
 from remora.engine.layout import LaneBatch, Layout, build_layout
 from remora.engine.linear import LaneChange, changed_linear, join, widen
-from remora.methods.base import AdapterTensors, LinearChange, Rows, SiteWeights
+from remora.methods.base import AdapterTensors, LinearChange, Rows, SiteWeights, weights_at
 from remora.models.base import Base
-from remora.models.sites import Site, site_weight
+from remora.models.sites import Site
 
 Forward = Callable[..., Any]
 
@@ -91,12 +91,7 @@ class Driver:
         """The frozen tensors at a site."""
         known = self._weights.get(site.id)
         if known is None:
-            if site.kind == "linear":
-                weight, bias = site_weight(self.base, site)
-            else:
-                tensors = dict(self._modules[site.module].named_parameters(recurse=False))
-                weight, bias = tensors.get("weight", torch.empty(0)), tensors.get("bias")
-            known = self._weights[site.id] = SiteWeights(weight=weight, bias=bias)
+            known = self._weights[site.id] = weights_at(self.base, site)
         return known
 
     def lay_out(self, batches: Sequence[LaneBatch], *, training: bool) -> Layout:

@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from remora.engine.driver import EVAL_TOKENS, Driver
+from remora.engine.driver import Driver
 from remora.engine.features import FeatureCache
+from remora.engine.inference import infer
 from remora.engine.lanes import Lane
-from remora.engine.layout import token_chunks
 from remora.engine.pooling import pooled_rows
 from remora.engine.trial import CurvePoint, NoEvents, PackEvents, TrialData, TrialOutcome, TrialSpec
 
@@ -88,22 +88,21 @@ def run_pack(
         lanes = running
 
 
+@torch.no_grad()
 def evaluate(
     driver: Driver, data: TrialData, lane: Lane, split: str, features: FeatureCache | None = None
 ) -> np.ndarray:
     """Logits (n, C) float32 of a lane on a split, in the split's order."""
-    examples = data.split(split, lane.room)
-    out = np.empty((len(examples), data.num_outputs), np.float32)
-    with torch.no_grad():
-        if features is not None and not lane.adapter.sites and lane.method.shares_base:
-            return lane.logits(features.rows(split), None, None).float().cpu().numpy()
-        params = lane.compute_params()
-        for chosen in token_chunks(examples.ids, EVAL_TOKENS, lane.room):
-            layout = driver.lay_out([lane.batch(examples, chosen, np.arange(len(chosen)), 0)], training=False)
-            hidden = driver.forward(layout, [lane.adapter], params)
-            rows, _ = pooled_rows(hidden, layout, driver.base.pooling)
-            out[chosen] = lane.logits(rows, None, None).float().cpu().numpy()
-    return out
+    if features is not None and not lane.adapter.sites and lane.method.shares_base:
+        return lane.logits(features.rows(split), None, None).float().cpu().numpy()
+    return infer(
+        driver,
+        lane.adapter,
+        lambda rows_ND: lane.logits(rows_ND, None, None),
+        data.split(split, lane.room),
+        num_outputs=data.num_outputs,
+        params=lane.compute_params(),
+    )
 
 
 def _step(driver: Driver, data: TrialData, lanes: Sequence[Lane], features: FeatureCache, tokens_per_pass: int) -> None:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from remora.errors import ConfigError
 from remora.models.base import Base
-from remora.models.sites import Site, SiteKind, find_sites
+from remora.models.sites import Site, SiteKind, find_sites, site_weight
 
 Family = Literal["full", "head", "additive", "partial", "reparameterized", "hybrid", "unified"]
 Tensors = Mapping[str, Tensor]
@@ -89,6 +89,16 @@ class SiteWeights:
     bias: Tensor | None
 
 
+def weights_at(base: Base, site: Site) -> SiteWeights:
+    """The frozen tensors of a base at a site."""
+    if site.kind == "linear":
+        weight, bias = site_weight(base, site)
+    else:
+        tensors = dict(base.model.get_submodule(site.module).named_parameters(recurse=False))
+        weight, bias = tensors.get("weight", torch.empty(0)), tensors.get("bias")
+    return SiteWeights(weight=weight, bias=bias)
+
+
 Axis = Literal["ranks_in", "ranks_out", "outputs", "inputs", "tokens"]
 
 
@@ -144,8 +154,6 @@ class Method:
         citation: author, year, arXiv id.
         lr_range: the learning rates worth tuning, from the method's paper or its authors' code.
         peft_type: the type its adapter files carry, or None.
-        peft_joins_blocks: whether that type can hold blocks of a fused projection; if not, a low-rank change is stored
-            as LoRA there.
         mergeable: whether the trained model can be written as weights of the base's own shapes.
         site_kinds: the kinds of sites it can attach to.
         shares_base: False when it trains the base's own weights, and so runs alone in its pack.
@@ -162,7 +170,6 @@ class Method:
     citation: ClassVar[str]
     lr_range: ClassVar[LogRange]
     peft_type: ClassVar[str | None] = None
-    peft_joins_blocks: ClassVar[bool] = True
     mergeable: ClassVar[bool] = False
     site_kinds: ClassVar[tuple[SiteKind, ...]] = ("linear",)
     shares_base: ClassVar[bool] = True
@@ -263,6 +270,10 @@ class Method:
             assert bias is not None, "without a bias in the base a trained one has no place to go"
             bias = bias + change.bias.to(bias.dtype)
         return SiteWeights(weight=change.delta_weight(base.weight), bias=bias)
+
+    def peft_holds(self, site: Site) -> bool:
+        """Whether its PEFT type can hold a site; where one is not, low-rank changes are stored as LoRA instead."""
+        return True
 
     def peft_config(self, sites: Sequence[Site]) -> dict[str, Any]:
         """The method's own keys of `adapter_config.json` (without the common ones)."""

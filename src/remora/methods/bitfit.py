@@ -76,6 +76,10 @@ class BitFit(Method):
         assert base.bias is not None, "without a bias in the base a trained one has no place to go"
         return SiteWeights(weight=base.weight, bias=base.bias + state["bias"].to(base.bias.dtype))
 
+    def peft_holds(self, site: Site) -> bool:
+        """Not GPT-2's transposed layers: peft's BEFT takes nn.Linear only."""
+        return not site.transposed
+
     def peft_config(self, sites: Sequence[Site]) -> dict[str, Any]:
         """Keys of peft's BeftConfig."""
         return {"init_weights": True}

@@ -43,7 +43,6 @@ class VeRA(Method):
     citation: ClassVar[str] = "Kopiczko et al. 2023, arXiv:2310.11454"
     lr_range: ClassVar[LogRange] = LogRange(1e-3, 3e-2)
     peft_type: ClassVar[str | None] = "VERA"
-    peft_joins_blocks: ClassVar[bool] = False
     mergeable: ClassVar[bool] = True
     examples: ClassVar[tuple[dict[str, Any], ...]] = (
         {},
@@ -77,6 +76,10 @@ class VeRA(Method):
         """Both vectors are folded into B, so that the frozen A needs no gradient."""
         B_OR = state["lambda_b"][:, None] * state["vera_B"][: site.out_features] * state["lambda_d"]
         return LinearChange(A=state["vera_A"][:, : site.in_features], B=B_OR, dropout=self.config.dropout)
+
+    def peft_holds(self, site: Site) -> bool:
+        """Not a block of a fused projection: peft has one lambda_d for the whole."""
+        return not site.is_part
 
     def peft_config(self, sites: Sequence[Site]) -> dict[str, Any]:
         """Keys of peft's VeraConfig."""

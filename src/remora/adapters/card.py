@@ -1,0 +1,140 @@
+"""The model card beside an adapter: what it is, how good, and the lines of code that load it."""
+
+import json
+from collections.abc import Sequence
+
+from remora.adapters.record import PEFT_TENSORS, AdapterRecord
+from remora.models.base import Base
+from remora.models.files import ALIASES
+
+
+def model_card(record: AdapterRecord, base: Base, notes: Sequence[str]) -> str:
+    """README.md of an adapter folder.
+
+    Args:
+        record: of the adapter.
+        base: it belongs to.
+        notes: what a user must know, one sentence each.
+    """
+    parts = [_front_matter(record), f"# {record.label} on {record.data_name}\n"]
+    labels = ", ".join(record.label_names) or "a number"
+    parts.append(
+        f"A {record.task} adapter for `{base.name}` ({base.arch.model_type}, {record.base.source}), trained with"
+        f" Remora's method `{record.method}`. It answers {labels}.\n"
+    )
+    parts.append(_scores(record))
+    parts += [f"Note: {note}\n" for note in ([record.remark] if record.remark else []) + list(notes)]
+    parts.append("## Use with Remora\n")
+    parts.append(_code(_remora_lines(record)))
+    if record.storage == "checkpoint":
+        parts += ["## Use with transformers\n", _code(_transformers_lines(record))]
+    elif PEFT_TENSORS in record.files:
+        parts += ["## Use with peft\n", _code(peft_lines(record, base))]
+    parts += ["## How it was trained\n", _facts(record)]
+    return "\n".join(parts)
+
+
+def peft_lines(record: AdapterRecord, base: Base) -> str:
+    """Python that loads the adapter with peft and prints what it answers."""
+    lines, origin = _base_lines(base)
+    imports = [
+        "from peft import PeftModel",
+        "from transformers import AutoModelForSequenceClassification, AutoTokenizer",
+    ]
+    head = [f"model = AutoModelForSequenceClassification.from_pretrained(base, num_labels={record.num_outputs})"]
+    if base.arch.causal:
+        head.append("model.config.pad_token_id = tokenizer.pad_token_id")
+    return "\n".join([*imports, *lines, *_load(origin, head), *_ask(record)])
+
+
+def _load(origin: str, head: list[str]) -> list[str]:
+    return [
+        "",
+        f"base = {origin}",
+        "tokenizer = AutoTokenizer.from_pretrained(base)",
+        *head,
+        'model = PeftModel.from_pretrained(model, "path/to/this/folder").eval()',
+    ]
+
+
+def _ask(record: AdapterRecord) -> list[str]:
+    texts = '["your text"]' if record.num_texts == 1 else '["first text"], ["second text"]'
+    call = f"tokenizer({texts}, padding=True, truncation=True, max_length={record.max_length}, return_tensors="
+    lines = [f'inputs = {call}"pt")', "logits = model(**inputs).logits"]
+    if record.label_names:
+        lines.append(
+            f"print([{json.dumps(list(record.label_names), ensure_ascii=False)}[i] for i in logits.argmax(-1)])"
+        )
+    else:
+        lines.append("print(logits[:, 0].tolist())")
+    return lines
+
+
+def _base_lines(base: Base) -> tuple[list[str], str]:
+    """Imports, and an expression for where transformers finds the base."""
+    alias = ALIASES.get(base.name)
+    if alias is not None and not alias.path.endswith(".gguf"):
+        return [f"from importlib.resources import files  # {alias.install}"], (
+            f'str(files("{alias.package}") / "{alias.path}")'
+        )
+    if alias is not None or base.name.endswith(".gguf"):
+        imports = ["from remora.models.files import resolve", "from remora.models.gguf import converted_gguf"]
+        return imports, f'converted_gguf(resolve("{base.name}").gguf, "{base.name}")  # dequantised, in the cache'
+    return [], json.dumps(base.name)
+
+
+def _remora_lines(record: AdapterRecord) -> str:
+    text = '"your text"' if record.num_texts == 1 else '("first text", "second text")'
+    return f'import remora\n\nadapter = remora.load_adapter("path/to/this/folder")\nprint(adapter.predict([{text}]))'
+
+
+def _transformers_lines(record: AdapterRecord) -> str:
+    return "\n".join(
+        [
+            "from transformers import AutoModelForSequenceClassification, AutoTokenizer",
+            "",
+            'model = AutoModelForSequenceClassification.from_pretrained("path/to/this/folder").eval()',
+            'tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")',
+            *_ask(record),
+        ]
+    )
+
+
+def _front_matter(record: AdapterRecord) -> str:
+    library = "transformers" if record.storage == "checkpoint" else "peft" if PEFT_TENSORS in record.files else "remora"
+    fields = {
+        "base_model": record.base.name,
+        "library_name": library,
+        "pipeline_tag": "text-classification",
+        "tags": ["remora", record.method],
+    }
+    return (
+        "---\n"
+        + "\n".join(f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in fields.items())
+        + "\n---\n"
+    )
+
+
+def _scores(record: AdapterRecord) -> str:
+    lines = [f"| split | {record.metric} |", "|---|---|"]
+    for split, values in record.metrics.items():
+        if record.metric in values:
+            lines.append(f"| {split} | {100 * values[record.metric]:.2f} |")
+    return "\n".join(lines) + "\n\nOne seed; what several seeds give is in the study's report.\n"
+
+
+def _facts(record: AdapterRecord) -> str:
+    facts = {
+        "data": f"{record.data_name} (SHA-256 {record.data_hash})",
+        "base": f"{record.base.name}, {record.base.dtype}, SHA-256 {record.base.sha256}",
+        "settings": json.dumps(record.settings, sort_keys=True),
+        "hyperparameters": json.dumps(record.hyperparameters, sort_keys=True),
+        "seed": record.seed,
+        "steps": record.steps,
+        "Remora": record.remora,
+    }
+    return "\n".join(f"* {name}: {value}" for name, value in facts.items()) + "\n"
+
+
+def _code(lines: str) -> str:
+    return f"```python\n{lines}\n```\n"

@@ -1,0 +1,275 @@
+"""Adapter folders: written from a finished trial, read back onto a base, everything checked."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+import remora
+from remora.adapters.card import model_card
+from remora.adapters.checkpoint import write_checkpoint
+from remora.adapters.folder import check_names, read_tensors, write_tensors, written_whole
+from remora.adapters.peft_form import MODEL, joined, parted, peft_form, stored_tensors, whole_weight
+from remora.adapters.record import (
+    CARD_FILE,
+    CHECKPOINT_TENSORS,
+    OWN_TENSORS,
+    PEFT_CONFIG,
+    PEFT_TENSORS,
+    RECORD_FILE,
+    TENSOR_FILE,
+    AdapterRecord,
+    BaseRecord,
+    Storage,
+)
+from remora.engine.trial import TrialOutcome
+from remora.errors import AdapterError
+from remora.methods.base import AdapterTensors, Method, init_adapter, weights_at
+from remora.methods.registry import get_method
+from remora.models.base import Base
+from remora.models.heads import HeadTemplate
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdapterInfo:
+    """What an adapter's record says about its trial beyond the outcome.
+
+    Args:
+        label: how tables call it.
+        task: ``classification`` or ``regression``.
+        label_names: classes in the order of the outputs.
+        num_texts: texts per example.
+        text_columns: their names in the data.
+        data_name: data set, `data_hash` of its rows.
+        metric: headline; `metrics` by split.
+        max_length: tokens per example.
+        hyperparameters: of the trial; `seed`, `stream` and `trial` (its id).
+    """
+
+    label: str
+    task: str
+    label_names: tuple[str, ...]
+    num_texts: int
+    text_columns: tuple[str, ...] = ()
+    data_name: str
+    data_hash: str
+    metric: str
+    metrics: Mapping[str, Mapping[str, float]] = field(default_factory=dict[str, Mapping[str, float]])
+    max_length: int
+    hyperparameters: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    seed: int = 0
+    stream: str = ""
+    trial: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class LoadedAdapter:
+    """An adapter on its base.
+
+    Args:
+        record: what it is.
+        adapter: its tensors at their sites.
+        head: template of its head, and `head_params`.
+        base_params: the backbone's and pooler's own tensors by Hugging Face name after full fine-tuning, else empty.
+    """
+
+    record: AdapterRecord
+    adapter: AdapterTensors
+    head: HeadTemplate
+    head_params: dict[str, Tensor]
+    base_params: dict[str, Tensor]
+
+
+def save_adapter(folder: Path, base: Base, outcome: TrialOutcome, info: AdapterInfo) -> int:
+    """Write what a trial trained, in PEFT format where there is one.
+
+    Args:
+        folder: made, or replaced as a whole.
+        base: the trial's base.
+        outcome: of the trial.
+        info: what else the record says.
+
+    Returns:
+        Bytes of the file that holds the exact tensors.
+    """
+    method = get_method(outcome.spec.method, outcome.spec.settings)
+    adapter = filled_adapter(method, base, {**outcome.frozen, **outcome.adapter}, outcome.spec.stream_seed("init"))
+    head = HeadTemplate(base=base, num_outputs=len(info.label_names) or 1)
+    form = peft_form(adapter, head, outcome.head)
+    storage: Storage = "peft" if form is not None and form.exact else "remora" if method.shares_base else "checkpoint"
+    files: dict[str, str] = {}
+    with written_whole(folder) as aside:
+        if form is not None:
+            _write_json(aside / PEFT_CONFIG, form.config)
+            files[PEFT_TENSORS] = write_tensors(aside / PEFT_TENSORS, form.tensors)
+        if storage == "remora":
+            files[OWN_TENSORS] = write_tensors(aside / OWN_TENSORS, _own_tensors(adapter, outcome.head))
+        elif storage == "checkpoint":
+            tensors = {**outcome.base_weights, **outcome.head}
+            files[CHECKPOINT_TENSORS] = write_checkpoint(aside, base, tensors, info.label_names)
+        record = _record(base, method, adapter, outcome, info, storage, files)
+        notes = _notes(method, form is not None, form is not None and form.as_lora, storage)
+        (aside / CARD_FILE).write_text(model_card(record, base, notes), encoding="utf-8")
+        _write_json(aside / RECORD_FILE, record.model_dump(mode="json"))
+        return (aside / TENSOR_FILE[storage]).stat().st_size
+
+
+def load_onto(folder: Path, record: AdapterRecord, base: Base) -> LoadedAdapter:
+    """Read an adapter's tensors onto its base.
+
+    Args:
+        folder: of the adapter.
+        record: of the adapter.
+        base: the model it was trained on.
+
+    Raises:
+        AdapterError: another base, or tensors that are damaged, missing or not the method's.
+    """
+    checkpoint = record.storage == "checkpoint"
+    if not checkpoint and base.sha256 != record.base.sha256:
+        raise AdapterError(
+            f"{folder} was trained on another model than {base.name}: the SHA-256 of the base is {base.sha256[:12]}...,"
+            f" recorded is {record.base.sha256[:12]}... ({record.base.name}, {record.base.dtype})",
+            f"give the model it was trained on: {record.base.name}",
+        )
+    head = HeadTemplate(base=base, num_outputs=record.num_outputs)
+    method = get_method(record.method, record.settings)
+    name = TENSOR_FILE[record.storage]
+    if name not in record.files:
+        raise AdapterError(f"{folder / RECORD_FILE} names no {name}", "the record is damaged; export again")
+    path = folder / name
+    tensors = read_tensors(path, record.files[name])
+    fresh = init_adapter(method, sites := method.sites(base), {s.id: weights_at(base, s) for s in sites}, 0)
+    if checkpoint:
+        own = {base.arch.hf_prefix + key: tuple(p.shape) for key, p in base.model.named_parameters()}
+        pooler = {key: tuple(value.shape) for key, value in base.pooler.items()}
+        check_names(path, tensors, {**own, **pooler, **head.shapes})
+        head_params = {key: tensors.pop(key) for key in head.shapes}
+        return LoadedAdapter(record=record, adapter=fresh, head=head, head_params=head_params, base_params=tensors)
+    values = (
+        _from_own(path, tensors, fresh, head) if record.storage == "remora" else _from_peft(path, tensors, fresh, head)
+    )
+    head_params = {key: values.pop(f"head.{key}") for key in head.shapes}
+    adapter = filled_adapter(method, base, {**_all_tensors(fresh), **values}, 0)
+    return LoadedAdapter(record=record, adapter=adapter, head=head, head_params=head_params, base_params={})
+
+
+def filled_adapter(method: Method, base: Base, values: Mapping[str, Tensor], seed: int) -> AdapterTensors:
+    """An adapter with given tensors.
+
+    Args:
+        method: with its settings.
+        base: it is attached to; tensors go to its device.
+        values: by ``<site key>.<name>``, shared ones by name, as a trial's outcome gives them.
+        seed: of the init, for frozen tensors not given.
+    """
+    sites = method.sites(base)
+    adapter = init_adapter(method, sites, {site.id: weights_at(base, site) for site in sites}, seed)
+    device = next(base.model.parameters()).device
+    adapter.shared = {name: values.get(name, value).to(device) for name, value in adapter.shared.items()}
+    for key, state in adapter.states.items():
+        for group in (state.trained, state.frozen):
+            for name in group:
+                group[name] = values.get(f"{key}.{name}", group[name]).to(device)
+    return adapter
+
+
+def _all_tensors(adapter: AdapterTensors) -> dict[str, Tensor]:
+    frozen = {f"{key}.{name}": value for key, state in adapter.states.items() for name, value in state.frozen.items()}
+    return {**adapter.shared, **frozen, **adapter.trained()}
+
+
+def _own_tensors(adapter: AdapterTensors, head: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {**_all_tensors(adapter), **{f"head.{name}": value for name, value in head.items()}}
+
+
+def _from_own(path: Path, tensors: dict[str, Tensor], fresh: AdapterTensors, head: HeadTemplate) -> dict[str, Tensor]:
+    shapes = {f"head.{name}": shape for name, shape in head.shapes.items()}
+    check_names(path, tensors, {**{name: tuple(value.shape) for name, value in _all_tensors(fresh).items()}, **shapes})
+    return tensors
+
+
+def _from_peft(path: Path, tensors: dict[str, Tensor], fresh: AdapterTensors, head: HeadTemplate) -> dict[str, Tensor]:
+    """Tensors under Remora's names from a PEFT file whose form is exact."""
+    base, method = head.base, fresh.method
+    stored = stored_tensors(fresh)
+    prefix = MODEL if any(key.startswith(MODEL) for key in stored) else "base_model."
+    like = {key: [fresh.at(site)[part.name] for site in part.sites] for key, part in stored.items()}
+    expected = {
+        key: tuple(joined(part.how, like[key], part.sites, whole_weight(base, part.sites[0])).shape)
+        for key, part in stored.items()
+    }
+    expected |= {f"base_model.{key}": tuple(fresh.shared[name].shape) for name, key in method.peft_shared().items()}
+    expected |= {prefix + name: shape for name, shape in head.shapes.items()}
+    check_names(path, tensors, expected)
+    values: dict[str, Tensor] = {name: tensors[f"base_model.{key}"] for name, key in method.peft_shared().items()}
+    for key, part in stored.items():
+        pieces = parted(part.how, tensors[key], part.sites, like[key])
+        values |= {f"{site.id}.{part.name}": piece for site, piece in zip(part.sites, pieces, strict=True)}
+    return {**values, **{f"head.{name}": tensors[prefix + name] for name in head.shapes}}
+
+
+def _record(
+    base: Base,
+    method: Method,
+    adapter: AdapterTensors,
+    outcome: TrialOutcome,
+    info: AdapterInfo,
+    storage: Storage,
+    files: dict[str, str],
+) -> AdapterRecord:
+    return AdapterRecord.model_validate(
+        {
+            "remora": remora.__version__,
+            "method": method.name,
+            "settings": method.config.model_dump(mode="json"),
+            "label": info.label,
+            "remark": method.remark(adapter.sites),
+            "task": info.task,
+            "label_names": info.label_names,
+            "num_texts": info.num_texts,
+            "text_columns": info.text_columns,
+            "max_length": info.max_length,
+            "base": BaseRecord(
+                name=base.name,
+                source=base.source,
+                revision=base.revision,
+                sha256=base.sha256,
+                dtype=str(base.dtype).removeprefix("torch."),  # type: ignore[arg-type]
+                architecture=base.arch.model_type,
+            ),
+            "data_name": info.data_name,
+            "data_hash": info.data_hash,
+            "metric": info.metric,
+            "metrics": {split: dict(values) for split, values in info.metrics.items()},
+            "hyperparameters": dict(info.hyperparameters),
+            "seed": info.seed,
+            "stream": info.stream,
+            "trial": info.trial,
+            "steps": outcome.step,
+            "storage": storage,
+            "files": files,
+        }
+    )
+
+
+def _notes(method: Method, has_form: bool, as_lora: bool, storage: Storage) -> list[str]:
+    notes: list[str] = []
+    if storage == "remora" and not has_form:
+        notes.append(f"peft has no form for this adapter; {OWN_TENSORS} holds it and Remora loads it.")
+    if storage == "remora" and has_form:
+        kind = "stored as LoRA" if as_lora else "with whole norms beside the adapter"
+        notes.append(f"{PEFT_TENSORS} computes the same in peft ({kind}); Remora reads {OWN_TENSORS}, which is exact.")
+    if method.num_virtual_tokens:
+        notes.append(
+            "peft's classification models let the head read a virtual token, so their logits differ; the hidden states"
+            " agree. Remora's head reads the text's own token, as in training."
+        )
+    return notes
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")

@@ -1,0 +1,70 @@
+"""An adapter folded into its base: an ordinary Hugging Face folder that needs neither peft nor Remora."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from remora.adapters.checkpoint import write_checkpoint
+from remora.adapters.folder import written_whole
+from remora.adapters.format import LoadedAdapter
+from remora.errors import AdapterError
+from remora.methods.base import SiteWeights, weights_at
+from remora.models.base import Base
+
+
+def merged_tensors(base: Base, loaded: LoadedAdapter) -> dict[str, Tensor]:
+    """Every parameter of the classification model that computes what base and adapter compute.
+
+    Weights are merged and kept in float32 (float64 for a float64 base), so that a half-precision base does not round
+    the adapter away.
+
+    Args:
+        base: not changed.
+        loaded: an adapter on it.
+
+    Returns:
+        Tensors by their name in transformers' classification model.
+
+    Raises:
+        AdapterError: the method changes more than weights.
+    """
+    method, adapter = loaded.adapter.method, loaded.adapter
+    if not method.shares_base:
+        return {**loaded.base_params, **loaded.head_params}
+    if adapter.sites and not method.mergeable:
+        raise AdapterError(
+            f"{loaded.record.label} cannot be merged: {method.name} changes more than weights",
+            "use the adapter with Remora or peft",
+        )
+    prefix, wide = base.arch.hf_prefix, torch.float64 if base.dtype == torch.float64 else torch.float32
+    tensors = {prefix + name: value.detach().to(wide) for name, value in base.model.named_parameters()}
+    for site in adapter.sites:
+        if site.kind == "linear" and not site.bias and "bias" in adapter.at(site):
+            raise AdapterError(
+                f"{loaded.record.label} cannot be merged: {site.hf_name} has no bias that could hold the trained one",
+                "use the adapter with Remora or peft",
+            )
+        own = weights_at(base, site)
+        own = SiteWeights(weight=own.weight.to(wide), bias=None if own.bias is None else own.bias.to(wide))
+        with torch.no_grad():
+            merged = method.merged(adapter.at(site), site, own)
+        for name, value in (("weight", merged.weight), ("bias", merged.bias)):
+            if value is not None:
+                key = f"{prefix}{site.module}.{name}"
+                whole = tensors[key].clone()
+                view = whole.t() if site.transposed and name == "weight" else whole
+                view[site.rows()] = value
+                tensors[key] = whole
+    return {**tensors, **base.pooler, **loaded.head_params}
+
+
+def save_merged(folder: Path, base: Base, loaded: LoadedAdapter) -> None:
+    """Write the merged model as a folder that ``AutoModelForSequenceClassification.from_pretrained`` loads.
+
+    Raises:
+        AdapterError: the method cannot be merged.
+    """
+    tensors = merged_tensors(base, loaded)
+    with written_whole(folder) as aside:
+        write_checkpoint(aside, base, tensors, loaded.record.label_names)

@@ -1,0 +1,123 @@
+"""``remora.json``: labels, task, base, data, seeds and scores of an adapter, and which file holds its tensors."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from remora.errors import AdapterError
+
+RECORD_FILE = "remora.json"
+PEFT_CONFIG = "adapter_config.json"
+PEFT_TENSORS = "adapter_model.safetensors"
+OWN_TENSORS = "remora.safetensors"
+CHECKPOINT_TENSORS = "model.safetensors"
+CARD_FILE = "README.md"
+
+Storage = Literal["peft", "remora", "checkpoint"]
+TENSOR_FILE: dict[Storage, str] = {"peft": PEFT_TENSORS, "remora": OWN_TENSORS, "checkpoint": CHECKPOINT_TENSORS}
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class BaseRecord(_Strict):
+    """The base model an adapter belongs to.
+
+    Args:
+        name: as the user called it: alias, folder, file or Hub id.
+        source: where it came from.
+        revision: Hub commit.
+        sha256: over its tensors in `dtype`.
+        dtype: in which it was stored during training.
+        architecture: transformers' model type.
+    """
+
+    name: str
+    source: str
+    revision: str | None
+    sha256: str
+    dtype: Literal["float32", "float64", "bfloat16", "float16"]
+    architecture: str
+
+
+class AdapterRecord(_Strict):
+    """Everything Remora must know about an adapter beside its tensors.
+
+    Args:
+        format: of this file.
+        remora: version that wrote it.
+        method: id; `settings` its complete settings.
+        label: how tables call it.
+        remark: what a reader must know about the method on this base.
+        task: kind of task.
+        label_names: classes in the order of the outputs; empty for regression.
+        num_texts: texts per example.
+        text_columns: their names in the data it was trained on, where known.
+        max_length: tokens per example, virtual ones included.
+        data_name: data set; `data_hash` of its rows and splits.
+        metric: headline; `metrics` by split.
+        hyperparameters: of the trial, `seed`, `stream` and `trial` (its id).
+        steps: optimizer steps taken.
+        storage: which file holds the exact tensors.
+        files: SHA-256 of every tensor file.
+    """
+
+    format: Literal[1] = 1
+    remora: str
+    method: str
+    settings: dict[str, Any]
+    label: str
+    remark: str | None
+    task: Literal["classification", "regression"]
+    label_names: tuple[str, ...]
+    num_texts: Literal[1, 2]
+    text_columns: tuple[str, ...]
+    max_length: int
+    base: BaseRecord
+    data_name: str
+    data_hash: str
+    metric: str
+    metrics: dict[str, dict[str, float]]
+    hyperparameters: dict[str, Any]
+    seed: int
+    stream: str
+    trial: str
+    steps: int
+    storage: Storage
+    files: dict[str, str]
+
+    @property
+    def num_outputs(self) -> int:
+        """Width of the head: one per class, or one number."""
+        return len(self.label_names) or 1
+
+
+def read_record(folder: Path) -> AdapterRecord:
+    """Read an adapter's record.
+
+    Args:
+        folder: of the adapter.
+
+    Raises:
+        AdapterError: there is none, or it is damaged.
+    """
+    path = folder / RECORD_FILE
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        if (folder / PEFT_CONFIG).is_file():
+            raise AdapterError(
+                f"{folder} was not written by Remora: {RECORD_FILE} is missing, and with it the labels and the base",
+                "load it with peft",
+            ) from error
+        raise AdapterError(f"{folder} is not an adapter: {RECORD_FILE} cannot be read", str(error)) from error
+    try:
+        return AdapterRecord.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the file"
+        raise AdapterError(
+            f"{path} is damaged or of another version: {where}: {first['msg']}", "export the adapter again"
+        ) from None

@@ -1,0 +1,77 @@
+"""Logits of a trained lane without gradients: the same passes when training evaluates and when an adapter predicts."""
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from remora.engine.driver import EVAL_TOKENS, Driver
+from remora.engine.layout import LaneBatch, token_chunks
+from remora.engine.pooling import pooled_rows
+from remora.engine.trial import Examples
+from remora.methods.base import AdapterTensors
+
+Head = Callable[[Tensor], Tensor]
+
+
+def infer(
+    driver: Driver,
+    adapter: AdapterTensors,
+    head: Head,
+    examples: Examples,
+    *,
+    num_outputs: int,
+    params: Mapping[str, Tensor] | None = None,
+) -> np.ndarray:
+    """Logits of every example.
+
+    Examples are cut into passes by their lengths alone, so the same examples give the same bits again.
+
+    Args:
+        driver: of the base.
+        adapter: attached while it runs.
+        head: rows (N, D) -> logits (N, C).
+        examples: tokenized; `targets` are not looked at.
+        num_outputs: C.
+        params: the backbone's own tensors by name, where fine-tuning changed them.
+
+    Returns:
+        (n, C) float32, in the examples' order.
+    """
+    room = adapter.method.num_virtual_tokens
+    out = np.empty((len(examples), num_outputs), np.float32)
+    with torch.no_grad():
+        if not adapter.sites and params is None:
+            rows = base_rows(driver, examples)
+            return head(rows).float().cpu().numpy() if len(examples) else out
+        for chosen in token_chunks(examples.ids, EVAL_TOKENS, room):
+            out[chosen] = head(_pass(driver, adapter, examples, chosen, params)).float().cpu().numpy()
+    return out
+
+
+def base_rows(driver: Driver, examples: Examples) -> Tensor:
+    """(n, D) rows that a head reads, from the untouched base, in the examples' order and the base's compute dtype."""
+    out = torch.empty(len(examples), driver.base.hidden_size, dtype=driver.base.dtype, device=driver.device)
+    with torch.no_grad():
+        for chosen in token_chunks(examples.ids, EVAL_TOKENS):
+            out[torch.from_numpy(chosen)] = _pass(driver, None, examples, chosen, None)
+    return out
+
+
+def _pass(
+    driver: Driver,
+    adapter: AdapterTensors | None,
+    examples: Examples,
+    chosen: np.ndarray,
+    params: Mapping[str, Tensor] | None,
+) -> Tensor:
+    batch = LaneBatch(
+        ids=[examples.ids[i] for i in chosen],
+        type_ids=[examples.type_ids[i] for i in chosen],
+        index=range(len(chosen)),
+        num_virtual=0 if adapter is None else adapter.method.num_virtual_tokens,
+    )
+    layout = driver.lay_out([batch], training=False)
+    rows, _ = pooled_rows(driver.forward(layout, [adapter], params), layout, driver.base.pooling)
+    return rows

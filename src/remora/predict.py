@@ -1,0 +1,168 @@
+"""Predictions from a trained adapter: `load_adapter(folder).predict(texts)`."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from remora.adapters.format import LoadedAdapter, load_onto
+from remora.adapters.record import AdapterRecord, read_record
+from remora.data.dataset import Dataset
+from remora.data.tokenize import TextEncoder
+from remora.engine.driver import Driver
+from remora.engine.inference import infer
+from remora.engine.trial import Examples
+from remora.errors import DataError
+from remora.models.base import Base
+from remora.models.load import load_base
+from remora.tasks.base import make_task
+
+Text = str | tuple[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """What an adapter answers to one text.
+
+    Args:
+        label: the most probable class, or the number of a regression.
+        scores: probability per class, in the order of the outputs; empty for regression.
+    """
+
+    label: str | float
+    scores: Mapping[str, float] = field(default_factory=dict[str, float])
+
+
+class Predictor:
+    """An adapter on its base, ready to answer.
+
+    Args:
+        base: its base model; not changed.
+        loaded: its tensors.
+    """
+
+    def __init__(self, base: Base, loaded: LoadedAdapter) -> None:
+        self.base = base
+        self.loaded = loaded
+
+    @property
+    def record(self) -> AdapterRecord:
+        """What the adapter is and how it was trained."""
+        return self.loaded.record
+
+    @property
+    def text_columns(self) -> tuple[str, ...]:
+        """Names of the text columns it was trained on; the usual ones where they are not known."""
+        usual = ("text",) if self.record.num_texts == 1 else ("sentence1", "sentence2")
+        return self.record.text_columns or usual
+
+    def predict(self, texts: Sequence[Text]) -> list[Prediction]:
+        """Answer texts.
+
+        Args:
+            texts: strings, or pairs of strings where the adapter was trained on pairs.
+
+        Raises:
+            DataError: not texts, or a pair where one text is read (or the other way round).
+        """
+        logits_BC = self.logits(texts)
+        names = self.record.label_names
+        if not names:
+            return [Prediction(label=float(row[0])) for row in logits_BC]
+        shifted = np.exp(logits_BC.astype(np.float64) - logits_BC.max(1, keepdims=True))
+        probs_BC = shifted / shifted.sum(1, keepdims=True)
+        return [
+            Prediction(label=names[int(row.argmax())], scores=dict(zip(names, row.tolist(), strict=True)))
+            for row in probs_BC
+        ]
+
+    def logits(self, texts: Sequence[Text]) -> np.ndarray:
+        """Logits (B, C) float32 of texts."""
+        rows = [self._parts(number, text) for number, text in enumerate(texts)]
+        if not rows:
+            return np.empty((0, self.record.num_outputs), np.float32)
+        room = self.loaded.adapter.method.num_virtual_tokens
+        encoded = TextEncoder(self.base.tokenizer).encode_texts(rows, self.record.max_length, room)
+        type_ids = encoded.type_ids or [np.zeros_like(row) for row in encoded.ids]
+        return self.logits_of(Examples(ids=encoded.ids, type_ids=type_ids, targets=np.zeros(len(rows))))
+
+    def logits_of(self, examples: Examples) -> np.ndarray:
+        """Logits (n, C) float32 of tokenized examples."""
+        base, loaded = self.base, self.loaded
+        prefix = base.arch.hf_prefix
+        pooler = {name: value for name, value in loaded.base_params.items() if name in base.pooler}
+        params = {
+            name.removeprefix(prefix): value.to(base.dtype)
+            for name, value in loaded.base_params.items()
+            if name not in pooler
+        }
+
+        def head(rows_ND: Tensor) -> Tensor:
+            return loaded.head.forward(loaded.head_params, rows_ND, pooler_params=pooler or None)
+
+        with Driver(base) as driver:
+            return infer(
+                driver, loaded.adapter, head, examples, num_outputs=self.record.num_outputs, params=params or None
+            )
+
+    def evaluate(self, dataset: Dataset, split: str) -> dict[str, float]:
+        """Metrics on a split of labelled data, headline first.
+
+        Args:
+            dataset: with the same kind of task and no other classes.
+            split: name of the split.
+
+        Raises:
+            DataError: another task, or classes the adapter does not know.
+        """
+        record = self.record
+        if dataset.task != record.task:
+            raise DataError(f"{dataset.name} is for {dataset.task}, the adapter for {record.task}")
+        rows = dataset.splits[split]
+        unknown = sorted({str(label) for label in rows.labels} - set(record.label_names)) if record.label_names else []
+        if unknown:
+            raise DataError(
+                f"{rows.source} has labels that the adapter does not know: {', '.join(unknown[:5])}",
+                f"it knows {', '.join(record.label_names)}",
+            )
+        same = dataset.label_names == record.label_names
+        metrics = dataset.metrics if same else (record.metric,)
+        positive = dataset.positive if dataset.positive in record.label_names else None
+        task = make_task(record.task, label_names=record.label_names, metrics=metrics, positive=positive)
+        texts = [parts[0] if len(parts) == 1 else (parts[0], parts[1]) for parts in rows.texts]
+        return task.metrics(task.targets(rows), self.logits(texts))
+
+    def _parts(self, number: int, text: object) -> tuple[str, ...]:
+        parts: Sequence[object] = text if isinstance(text, tuple | list) else (text,)
+        strings = tuple(part for part in parts if isinstance(part, str))
+        if not len(strings) == len(parts) == self.record.num_texts:
+            wanted = "a string" if self.record.num_texts == 1 else "a pair of strings"
+            raise DataError(f"text {number} is {text!r:.60}, the adapter reads {wanted}")
+        return strings
+
+
+def load_adapter(folder: str | Path, model: str | Base | None = None) -> Predictor:
+    """Load an adapter with its base model.
+
+    Args:
+        folder: of the adapter.
+        model: the base, if it lies elsewhere than recorded: alias, folder, Hub id, or a loaded one.
+
+    Raises:
+        AdapterError: the folder is damaged, or the base is another one.
+        ModelError: the base cannot be loaded.
+    """
+    folder = Path(folder)
+    record = read_record(folder)
+    find: Callable[..., Base] = load_base
+    if isinstance(model, Base):
+        base = model
+    elif model is None and record.storage == "checkpoint":
+        base = find(str(folder), dtype=getattr(torch, record.base.dtype))
+    else:
+        revision = record.base.revision if model is None else None
+        base = find(model or record.base.name, revision=revision, dtype=getattr(torch, record.base.dtype))
+    return Predictor(base, load_onto(folder, record, base))
