@@ -110,7 +110,7 @@ def study_scores(
 
     return StudyScores(
         metric=run.data.metric,
-        targets=numbers(targets),
+        targets=numbers(targets) if parts else np.zeros(num_items, dtype=np.int64),
         predictions={
             label: np.stack([numbers(seeds[seed].predictions) for seed in sorted(seeds)])
             if seeds

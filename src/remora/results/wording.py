@@ -61,7 +61,7 @@ def count(value: float | None) -> str:
     for size, unit in ((1e9, "G"), (1e6, "M"), (1e4, "k")):
         if abs(value) >= size:
             scaled = value / (1e3 if unit == "k" else size)
-            return f"{scaled:.3g} {unit}" if scaled < 1000 else f"{scaled:.0f} {unit}"
+            return f"{_three_digits(scaled)} {unit}"
     return number(value)
 
 
@@ -77,7 +77,7 @@ def size(value: float | None) -> str:
     for limit, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
         if value >= limit:
             scaled = value / limit
-            return f"{scaled:.0f} {unit}" if scaled >= 100 else f"{scaled:.3g} {unit}"
+            return f"{_three_digits(scaled)} {unit}"
     return f"{value:.0f} B"
 
 
@@ -86,7 +86,7 @@ def duration(seconds: float | None) -> str:
     if seconds is None:
         return NONE
     if seconds < 1:
-        return f"{1000 * seconds:.3g} ms"
+        return f"{_three_digits(1000 * seconds)} ms"
     if seconds < 60:
         return f"{seconds:.3g} s"
     minutes, rest = divmod(round(seconds), 60)
@@ -120,6 +120,10 @@ def plural(number: int, thing: str, things: str = "") -> str:
 def p_value(value: float) -> str:
     """A p-value with two digits, never rounded to zero."""
     return "< 0.001" if value < 0.001 else f"{value:.3f}" if value < 0.1 else f"{value:.2f}"
+
+
+def _three_digits(value: float) -> str:
+    return f"{value:.0f}" if value >= 99.95 else f"{value:.3g}"
 
 
 def _minus(text: str) -> str:
