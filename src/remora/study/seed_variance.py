@@ -11,7 +11,8 @@ Few seeds say little about one method's variance, therefore the residual varianc
 2. A method whose variance lies clearly above all others' (F test, 1 %, Bonferroni) keeps its own variance and its own
    few degrees of freedom, and leaves the pool.
 3. The others are shrunk by empirical Bayes: (d0 * pooled + d * own) / (d0 + d) with d0 + d degrees of freedom, but at
-   most those of all residuals together. d0 is estimated, and never above 4, because methods are never quite alike.
+   most those of all residuals together. d0 is estimated and kept between 2 and 4: methods are never quite alike, and
+   one variance that happens to be tiny does not make the others unrelated.
 
 Source: Smyth 2004, "Linear models and empirical Bayes methods for assessing differential expression", section 6 (step
 3); Henderson 1953, "Estimation of variance and covariance components", method 3 (the shared part).
@@ -24,7 +25,7 @@ from numpy.typing import NDArray
 from scipy import special, stats
 
 OUTLIER_LEVEL = 0.01
-MAX_PRIOR_DOF = 4.0
+MIN_PRIOR_DOF, MAX_PRIOR_DOF = 2.0, 4.0
 # Residual degrees of freedom below this are rounding errors.
 NO_DOF = 1e-6
 
@@ -210,7 +211,7 @@ def _shrink(own_L: Floats, dof_L: Floats) -> tuple[Floats, Floats]:
         deviation = np.log(own) - special.digamma(dof / 2) + np.log(dof / 2)
         excess = float(np.var(deviation, ddof=1) - special.polygamma(1, dof / 2).mean())
         if excess > 0.0:
-            prior_dof = min(2 * _trigamma_inverse(excess), MAX_PRIOR_DOF)
+            prior_dof = float(np.clip(2 * _trigamma_inverse(excess), MIN_PRIOR_DOF, MAX_PRIOR_DOF))
             common = float(np.exp(deviation.mean() + special.digamma(prior_dof / 2) - np.log(prior_dof / 2)))
     shrunk = (prior_dof * common + dof_L * np.where(informed, own_L, 0.0)) / (prior_dof + dof_L)
     return shrunk, prior_dof + dof_L

@@ -22,7 +22,7 @@ from remora.study.item_variance import item_component, row_covariance, stack_row
 from remora.study.joint import Joint, joint_distribution, t_to_z, z_to_t
 from remora.study.recommend import POWER_Z, MethodCost, Prefer, Recommendation, recommend
 from remora.study.seed_variance import seed_component
-from remora.study.weighted_metrics import LOWER_IS_BETTER, check_metric, weighted_metric
+from remora.study.weighted_metrics import LOWER_IS_BETTER, REGRESSION, check_metric, weighted_metric
 
 __all__ = [
     "Analysis",
@@ -39,6 +39,8 @@ __all__ = [
 LEVEL = 0.05
 ITEM_DRAWS = 2_000
 NOISE_DRAWS = 20_000
+# Keeps standard errors above 0 where every method predicts a constant.
+TINY = 1e-9
 NORMAL_95 = float(special.ndtri(1 - LEVEL / 2))
 
 Floats = NDArray[np.float64]
@@ -143,9 +145,9 @@ def _estimate(
     seed_R = np.array([index[name] for name in names])
     seeds_L = np.bincount(owner_R)
     mean_L = np.bincount(owner_R, value_R) / seeds_L
-    # One item's worth of a mean of N scores of size 1; squared errors have their own size.
-    size = float(np.abs(value_R).mean()) if scores.metric in LOWER_IS_BETTER else 1.0
-    grain = size / num_items
+    # One item's worth: a right answer more in N, or the typical influence of one item on a metric of real numbers.
+    influence = float(np.sqrt(np.diagonal(covariance_RR).mean() / num_items))
+    grain = max(influence, TINY) if scores.metric in REGRESSION else 1.0 / num_items
     items = item_component(covariance_RR, owner_R, seed_R, len(labels), num_items)
     baseline_L = np.array([label in scores.baselines for label in labels])
     seeds = seed_component(value_R, owner_R, seed_R, items.flips_L, baseline_L, grain=grain)
