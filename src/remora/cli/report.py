@@ -21,7 +21,7 @@ def report(*, run_dir: Path, as_json: bool) -> None:
     from remora.results.summary import summarise
 
     summary = summarise(run_dir)
-    written = write_report(run_dir)
+    written = write_report(run_dir, summary)
     if as_json:
         print_json(outcome.outcome_json(summary, run_dir))
         return
