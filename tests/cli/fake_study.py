@@ -27,9 +27,6 @@ class FakeResult:
     summary: StudySummary
     exit_code: int
 
-    def table(self) -> str:
-        return "RANKING"
-
 
 @dataclass(kw_only=True)
 class FakeStudy:

@@ -68,7 +68,7 @@ def test_people_see_progress_table_recommendation_report_and_next_command(
 ) -> None:
     assert run_cli(["compare", *BASE]) == 0
     captured = capsys.readouterr()
-    assert "RANKING" in captured.out
+    assert "95 % interval" in captured.out
     assert f"report: {study.folder / 'run' / 'report.html'}" in captured.out
     assert f"next:   remora predict {study.folder / 'run'} --text" in captured.out
     assert "final 1/1: lora done 90.0" in captured.err

@@ -39,7 +39,7 @@ class FakeAdapter:
 @pytest.fixture
 def adapter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     module = ModuleType("remora.predict")
-    vars(module).update(load_adapter=lambda folder: FakeAdapter())
+    vars(module).update(load_adapter=lambda folder, model: FakeAdapter())
     monkeypatch.setitem(sys.modules, "remora.predict", module)
     folder = tmp_path / "adapter"
     folder.mkdir()

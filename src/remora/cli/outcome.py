@@ -76,16 +76,21 @@ def row_json(row: Row) -> dict[str, object]:
     return row.model_dump(mode="json", include=set(ROW_KEYS))
 
 
-def print_outcome(summary: StudySummary, run_dir: Path, table: str, next_command: str) -> None:
+def print_outcome(summary: StudySummary, run_dir: Path, next_command: str) -> None:
     """Print the table, the recommendation, where the report lies and what to type next.
 
     Args:
         summary: the summary of the run directory.
         run_dir: where it is.
-        table: the ranking as text.
         next_command: a command line to suggest.
     """
-    click.echo(table)
+    from rich.console import Console
+
+    from remora.report.terminal import render_rows
+
+    terminal = Console()
+    # A pipe or a file has no width of its own; there the table takes the room it needs.
+    Console(width=terminal.width if terminal.is_terminal else 140).print(render_rows(summary))
     click.echo()
     click.echo(summary.recommendation.text)
     for step in summary.recommendation.next_steps:

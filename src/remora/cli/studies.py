@@ -182,7 +182,7 @@ def execute(
         print_json(outcome.outcome_json(result.summary, result.run_dir))
     else:
         command = next_command or outcome.predict_command(result.run_dir)
-        outcome.print_outcome(result.summary, result.run_dir, result.table(), command)
+        outcome.print_outcome(result.summary, result.run_dir, command)
     return result.exit_code
 
 

@@ -15,9 +15,16 @@ ADAPTER = click.Path(exists=True, file_okay=False, path_type=Path)
 @click.option("--text", "texts", multiple=True, help="A text to label; may be repeated.")
 @click.option("--pair", "pairs", multiple=True, help="The second text, where the adapter reads pairs.")
 @click.option("--file", "file", help="Texts in a table, in .txt with one per line, or - for standard input.")
+@click.option("--model", help="The base model, where it lies elsewhere than in training.")
 @click.option("--column", "columns", multiple=True, help="The text column [default: as trained]; twice for pairs.")
 def predict(
-    *, adapter: Path, texts: tuple[str, ...], pairs: tuple[str, ...], file: str | None, columns: tuple[str, ...]
+    *,
+    adapter: Path,
+    texts: tuple[str, ...],
+    pairs: tuple[str, ...],
+    file: str | None,
+    model: str | None,
+    columns: tuple[str, ...],
 ) -> None:
     """Label texts; prints one JSON object per text with its label and scores.
 
@@ -28,7 +35,7 @@ def predict(
 
     if bool(texts) == bool(file):
         raise click.UsageError("give texts with --text, or a file with --file (- is standard input)")
-    loaded = load_adapter(find_adapter(adapter))
+    loaded = load_adapter(find_adapter(adapter), model)
     names = columns or loaded.text_columns
     if file is None:
         inputs = texts_from_options(texts, pairs)
@@ -46,9 +53,12 @@ def predict(
 @click.argument("adapter", metavar="RUN_DIR|ADAPTER", type=ADAPTER)
 @options.data_option
 @click.option("--split", type=click.Choice(["train", "validation", "test"]), default="test", show_default=True)
+@click.option("--model", help="The base model, where it lies elsewhere than in training.")
 @options.json_option
 @options.overrides_argument
-def evaluate(*, adapter: Path, data: str, split: str, as_json: bool, overrides: tuple[str, ...]) -> None:
+def evaluate(
+    *, adapter: Path, data: str, split: str, model: str | None, as_json: bool, overrides: tuple[str, ...]
+) -> None:
     """Score an adapter on labelled data.
 
     A single file is split as in training, and only the chosen part is scored; for a file that is a test set as a
@@ -60,7 +70,7 @@ def evaluate(*, adapter: Path, data: str, split: str, as_json: bool, overrides: 
 
     folder = find_adapter(adapter)
     dataset = load_dataset(data_settings(data, overrides))
-    metrics = load_adapter(folder).evaluate(dataset, split)
+    metrics = load_adapter(folder, model).evaluate(dataset, split)
     rows = len(dataset.splits[split])
     if as_json:
         print_json({"adapter": str(folder), "data": dataset.name, "split": split, "rows": rows, "metrics": metrics})
@@ -89,9 +99,7 @@ def find_adapter(folder: Path) -> Path:
     if (folder / "adapter_config.json").is_file() or (folder / "remora.json").is_file():
         return folder
     if not (folder / STUDY_FILE).is_file():
-        raise AdapterError(
-            f"{folder} is neither an adapter nor a run directory", "give a folder with adapter_config.json"
-        )
+        raise AdapterError(f"{folder} is neither an adapter nor a run directory", "give a folder with remora.json")
     summary = summary_of(read_run(folder))
     chosen = [row for row in summary.rows if row.adapter and row.label == summary.recommendation.label]
     best = [row for row in summary.rows if row.adapter and row.mean is not None]

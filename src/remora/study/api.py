@@ -3,6 +3,7 @@
 import datetime
 import fcntl
 import importlib.metadata
+import io
 import platform
 import shlex
 import sys
@@ -88,9 +89,9 @@ class StudyResult:
         """The ranking as text."""
         from rich.console import Console
 
-        console = Console(width=120, file=None, record=True, quiet=True)
-        console.print(render_rows(self.summary))
-        return console.export_text().rstrip()
+        text = io.StringIO()
+        Console(width=120, file=text).print(render_rows(self.summary))
+        return text.getvalue().rstrip()
 
     def report(self, path: Path | str | None = None) -> Path:
         """The HTML report; copied to `path` when given."""
