@@ -181,6 +181,11 @@ class TestOverrides:
         assert changed.place(("data", "train_limit")) == "command line, data.train_limit=1000"
         assert changed.place(("data", "path")) == "s.yaml:2"
 
+    def test_what_an_override_replaces_has_the_overrides_place(self) -> None:
+        changed = apply_overrides(parse_tree("data:\n  path: x\n", "s.yaml"), ["data={path: y}"])
+        assert changed.values == {"data": {"path": "y"}}
+        assert changed.place(("data", "path")) == "command line, data={path: y}"
+
     def test_later_ones_win_and_empty_means_nothing(self) -> None:
         assert apply_overrides({}, ["a.b=1", "a.b=2", "a.c="]).values == {"a": {"b": 2, "c": None}}
 

@@ -83,6 +83,13 @@ def test_another_seed_chooses_other_rows() -> None:
     assert subsample(labels, 40, 0) != subsample(labels, 40, 1)
 
 
+def test_a_limit_below_the_number_of_classes_keeps_the_largest() -> None:
+    labels = [*"aabbbbbbbbcccc"]
+    for seed in range(5):
+        assert [labels[row] for row in subsample(labels, 1, seed)] == ["b"]
+        assert {labels[row] for row in subsample(labels, 2, seed)} == {"b", "c"}
+
+
 def test_a_choice_is_the_same_on_every_machine() -> None:
     """Changing this changes every study's data: raise it deliberately."""
     labels = ["a", "b", "b"] * 10

@@ -81,15 +81,15 @@ def subsample(strata: Sequence[Hashable], limit: int, seed: int) -> list[int]:
     """
     sizes = Counter(strata)
     seen: Counter[Hashable] = Counter()
-    keys: list[tuple[float, int, int]] = []
+    keys: list[tuple[float, int, int, int]] = []
     for position, row in enumerate(numpy_rng(seed, "subsample").permutation(len(strata)).tolist()):
         stratum = strata[row]
         rank = seen[stratum]
         seen[stratum] += 1
-        # The first of each stratum comes before all others, the larger strata first; then ranks spread evenly.
-        keys.append((-float(sizes[stratum]) if rank == 0 else rank / sizes[stratum], position, row))
+        # Ranks spread evenly over a stratum; the first of each (0) comes before all others, larger strata first.
+        keys.append((rank / sizes[stratum], -sizes[stratum], position, row))
     keys.sort()
-    return sorted(row for _, _, row in keys[:limit])
+    return sorted(key[-1] for key in keys[:limit])
 
 
 def number_strata(values: Sequence[float], num_bins: int = 10) -> list[int]:
