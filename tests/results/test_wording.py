@@ -88,6 +88,7 @@ def test_shown(text: str, result: str) -> None:
         ("*a* _b_ `c`", "\\*a\\* \\_b\\_ \\`c\\`"),
         ("- item", "\\- item"),
         ("1. item", "1\\. item"),
+        ("95.2", "95.2"),
         ("[a](javascript:b)", "\\[a\\](javascript:b)"),
     ],
 )

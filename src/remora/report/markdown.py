@@ -54,7 +54,7 @@ def _block(block: Block) -> str:
             return "\n".join(f"- {_strong(strong)}{escape(text, 4000)}" for strong, text in block.items)
         case Facts():
             return "\n".join(
-                f"- {escape(fact.name)}: **{escape(fact.value)}**{escape(f' ({fact.note})', 200) if fact.note else ''}"
+                f"- {escape(fact.name)}: **{escape(fact.value)}**{f' ({escape(fact.note, 200)})' if fact.note else ''}"
                 for fact in block.items
             )
         case Table():

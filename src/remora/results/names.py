@@ -27,6 +27,6 @@ def markdown(text: str, limit: int = 60) -> str:
     """Text inside Markdown, also in a table cell: what Markdown or HTML would read as markup is escaped."""
     line = shown(text, limit)
     escaped = "".join("\\" + c if c in "\\`*_[]|~$#" else c for c in line)
-    if line[:1] in "+-=" or re.match(r"\d+[.)]", line):
+    if line[:1] in "+-=" or re.match(r"\d+[.)](\s|$)", line):
         escaped = "\\" + escaped if line[:1] in "+-=" else re.sub(r"^(\d+)([.)])", r"\1\\\2", escaped)
     return escaped.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
