@@ -99,6 +99,8 @@ def test_evaluate_scores_the_chosen_split(adapter: Path, tmp_path: Path, capsys:
     captured = capsys.readouterr()
     assert "accuracy" in captured.out
     assert "train" in captured.err
+    assert run_cli(["evaluate", str(adapter), "--data", str(folder / "test.csv"), "--split", "all", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["rows"] == 5
     assert run_cli(["evaluate", str(adapter), "--data", str(folder), "protocol.seeds=2"]) == 2
     assert "no setting of the data" in capsys.readouterr().err
     assert run_cli(["evaluate", str(adapter), "--data", str(tmp_path / "none.csv")]) == 3

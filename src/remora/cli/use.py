@@ -1,11 +1,16 @@
 """Commands that use a trained adapter: predict, evaluate."""
 
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from remora.cli import options
 from remora.cli.console import print_json, print_jsonl, say
+
+if TYPE_CHECKING:
+    from remora.data.dataset import Dataset
 
 ADAPTER = click.Path(exists=True, file_okay=False, path_type=Path)
 
@@ -52,7 +57,7 @@ def predict(
 @click.command()
 @click.argument("adapter", metavar="RUN_DIR|ADAPTER", type=ADAPTER)
 @options.data_option
-@click.option("--split", type=click.Choice(["train", "validation", "test"]), default="test", show_default=True)
+@click.option("--split", type=click.Choice(["train", "validation", "test", "all"]), default="test", show_default=True)
 @click.option("--model", help="The base model, where it lies elsewhere than in training.")
 @options.json_option
 @options.overrides_argument
@@ -61,8 +66,8 @@ def evaluate(
 ) -> None:
     """Score an adapter on labelled data.
 
-    A single file is split as in training, and only the chosen part is scored; for a file that is a test set as a
-    whole say data.test=FILE. Settings of the data are given as KEY=VALUE, such as data.label=category.
+    A single file is split as in training and only the chosen part is scored; for a file that is a test set as a
+    whole say --split all. Settings of the data are given as KEY=VALUE, such as data.label=category.
     """
     from remora.cli.build import data_settings
     from remora.data.dataset import load_dataset
@@ -70,6 +75,8 @@ def evaluate(
 
     folder = find_adapter(adapter)
     dataset = load_dataset(data_settings(data, overrides))
+    if split == "all":
+        dataset = with_all(dataset)
     metrics = load_adapter(folder, model).evaluate(dataset, split)
     rows = len(dataset.splits[split])
     if as_json:
@@ -78,6 +85,18 @@ def evaluate(
     say(f"{dataset.name}, {split}: {rows} rows")
     for name, value in metrics.items():
         click.echo(f"{name:<20} {100 * value:6.2f}")
+
+
+def with_all(dataset: "Dataset") -> "Dataset":
+    """The data set with one more split, ``all``: the rows of the others one after the other."""
+    parts = list(dataset.splits.values())
+    whole = replace(
+        parts[0],
+        name="all",
+        texts=tuple(text for part in parts for text in part.texts),
+        labels=tuple(label for part in parts for label in part.labels),
+    )
+    return replace(dataset, splits={**dataset.splits, "all": whole})
 
 
 def find_adapter(folder: Path) -> Path:
