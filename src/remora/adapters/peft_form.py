@@ -109,6 +109,9 @@ def peft_form(adapter: AdapterTensors, head: HeadTemplate, head_params: Tensors)
     if changes:
         scale = 1.0 if as_lora else next(iter(changes.values())).scale
         config |= _targets(config, tensors, modules, module_names(base, head), scale)
+    else:
+        # peft wants these of every prompt, and cannot find them in DistilBERT's configuration.
+        config |= {"num_layers": base.config.num_hidden_layers, "num_attention_heads": base.config.num_attention_heads}
     prefix = MODEL if changes else "base_model."
     tensors |= {prefix + name: value for name, value in head_params.items()}
     config["modules_to_save"] = [*head.modules_to_save, *(site.hf_name for site in norms)]

@@ -1,0 +1,67 @@
+"""The grid of contract tests: every registered method with its example settings, on seven architectures.
+
+The default run takes for each method and settings three architectures, chosen in turn so that every method meets
+encoders and decoders and every architecture most methods; the marker ``full_grid`` stands for the rest.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from remora.methods.base import Method
+from remora.methods.registry import get_method, list_methods
+
+ARCHITECTURES = ("bert", "llama", "roberta", "gpt2", "distilbert", "deberta-v3", "electra")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """A method with settings."""
+
+    name: str
+    number: int
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return dict(self.cls.examples[self.number])
+
+    @property
+    def cls(self) -> type[Method]:
+        return next(cls for cls in list_methods() if cls.name == self.name)
+
+    @property
+    def id(self) -> str:
+        return f"{self.name}-{self.number}"
+
+    def method(self, **changed: Any) -> Method:
+        return get_method(self.name, {**self.settings, **changed})
+
+    def without_dropout(self) -> dict[str, Any]:
+        """Settings with the method's own dropout at 0, where it has one."""
+        off = {"dropout": 0.0} if "dropout" in self.cls.Config.model_fields else {}
+        return {**self.settings, **off}
+
+
+CASES = tuple(
+    Case(name=cls.name, number=number) for cls in list_methods() for number in range(len(cls.examples))
+)
+ADAPTER_CASES = tuple(case for case in CASES if case.cls.shares_base and case.name != "head")
+
+
+def _grid(cases: tuple[Case, ...]) -> list[Any]:
+    cells: list[Any] = []
+    for number, case in enumerate(cases):
+        chosen = {ARCHITECTURES[(number + step) % len(ARCHITECTURES)] for step in (0, 2)}
+        chosen.add(ARCHITECTURES[case.number % 2])  # BERT for the defaults, LLaMA for the second settings
+        for arch in ARCHITECTURES:
+            marks = () if arch in chosen else (pytest.mark.full_grid,)
+            cells.append(pytest.param(arch, case, id=f"{arch}-{case.id}", marks=marks))
+    return cells
+
+
+every_cell = pytest.mark.parametrize(("arch", "case"), _grid(CASES))
+every_adapter_cell = pytest.mark.parametrize(("arch", "case"), _grid(ADAPTER_CASES))
+every_arch = pytest.mark.parametrize(
+    "arch", [pytest.param(arch, marks=() if i < 2 else (pytest.mark.full_grid,)) for i, arch in enumerate(ARCHITECTURES)]
+)

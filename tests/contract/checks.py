@@ -1,0 +1,119 @@
+"""What every method must keep, as functions, so that deliberately wrong methods can be held against them too."""
+
+import random
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from remora.engine.driver import Driver
+from remora.engine.layout import LaneBatch
+from remora.engine.pooling import pooled_rows
+from remora.engine.trial import Examples, TrialOutcome
+from remora.methods.base import AdapterTensors, Method, init_adapter
+from remora.models.base import Base
+from tests import naive
+from tests.trials import RecordedStep, padded
+
+
+def fresh_adapter(method: Method, driver: Driver, seed: int = 0) -> AdapterTensors:
+    """A new adapter with tensors in the base's dtype."""
+    sites = method.sites(driver.base)
+    adapter = init_adapter(method, sites, {site.id: driver.site_weights(site) for site in sites}, seed)
+    dtype = driver.base.dtype
+    adapter.shared = {name: value.to(dtype) for name, value in adapter.shared.items()}
+    for state in adapter.states.values():
+        state.frozen = {name: value.to(dtype) for name, value in state.frozen.items()}
+        state.trained = {name: value.to(dtype) for name, value in state.trained.items()}
+    return adapter
+
+
+def rows_read(driver: Driver, examples: Examples, adapter: AdapterTensors | None) -> Tensor:
+    """(n, D) rows that the head reads."""
+    num = 0 if adapter is None else adapter.method.num_virtual_tokens
+    batch = LaneBatch(ids=examples.ids, type_ids=examples.type_ids, index=range(len(examples)), num_virtual=num)
+    layout = driver.lay_out([batch], training=False)
+    with torch.no_grad():
+        return pooled_rows(driver.forward(layout, [adapter]), layout, driver.base.pooling)[0]
+
+
+def check_identity(method: Method, base: Base, examples: Examples) -> None:
+    """A method that says its start is the base itself computes what the base computes; one that does not, does not."""
+    with Driver(base) as driver:
+        plain = rows_read(driver, examples, None)
+        changed = rows_read(driver, examples, fresh_adapter(method, driver))
+    difference = float((changed - plain).abs().max())
+    assert (difference < 1e-12) == method.identity_at_init, f"differs by {difference}"
+
+
+def check_gradients_flow(method: Method, steps: list[RecordedStep], site_names: Mapping[str, str]) -> None:
+    """Every trained tensor has a gradient by the second step, unless declared.
+
+    Args:
+        method: the method.
+        steps: at least two recorded steps.
+        site_names: portable name by site key.
+    """
+    for name in steps[0].adapter:
+        key, short = name.rsplit(".", 1)
+        if f"{site_names[key]}.{short}" in method.zero_gradients:
+            continue
+        largest = max(float(step.grads[name].abs().max()) for step in steps[:2])
+        assert largest > 1e-10, f"{name} has no gradient"
+
+
+def check_trains_only_its_own(before: RecordedStep, outcome: TrialOutcome) -> None:
+    """Trained tensors move, frozen ones stay bit for bit, and the count is that of the trained numbers."""
+    assert outcome.num_params["adapter"] == sum(value.numel() for value in outcome.adapter.values())
+    assert outcome.num_params["head"] == sum(value.numel() for value in outcome.head.values())
+    for name, start in before.adapter.items():
+        assert not torch.equal(start, outcome.adapter[name]), f"{name} did not move"
+    assert set(before.frozen) == set(outcome.frozen)
+    for name, start in before.frozen.items():
+        assert torch.equal(start, outcome.frozen[name]), f"{name} moved"
+
+
+def check_naive(
+    base: Base, model: torch.nn.Module, method: Method, examples: Examples, steps: list[RecordedStep]
+) -> None:
+    """Losses and gradients are those of the paper's formula on padded batches, in float64.
+
+    To 1e-9; LLaMA's norms, rotations and softmax compute in float32 whatever their input, so there to 1e-6.
+    """
+    atol = 1e-6 if base.arch.model_type == "llama" else 1e-9
+    for step in steps:
+        values = {name: value.clone().requires_grad_() for name, value in step.adapter.items()}
+        own = {name: value.clone().requires_grad_() for name, value in {**step.head, **step.base}.items()}
+        batch = padded(examples, step.chosen, int(base.config.pad_token_id or 0))
+        logits = naive.logits(model, base, method, {**step.frozen, **values}, own, batch)
+        targets = torch.from_numpy(examples.targets[step.chosen])
+        loss = torch.nn.functional.cross_entropy(logits, targets)
+        loss.backward()
+        assert abs(loss.item() - step.loss) < 1e-6  # the loop keeps losses in float32
+        for name, value in {**values, **own}.items():
+            assert value.grad is not None, f"{name} is not part of the formula"
+            difference = float((step.grads[name] - value.grad).abs().max())
+            assert difference < atol * max(1.0, float(value.grad.abs().max())), f"gradient of {name} off by {difference}"
+
+
+def largest_difference(one: TrialOutcome, other: TrialOutcome) -> float:
+    """Over trained tensors, losses and logits; the number of steps and the status must agree."""
+    assert (one.status, one.step) == (other.status, other.step)
+    pairs: list[tuple[Any, Any]] = [(one.losses["train"], other.losses["train"])]
+    for mine, theirs in ((one.adapter, other.adapter), (one.head, other.head), (one.base_weights, other.base_weights)):
+        assert set(mine) == set(theirs)
+        pairs += [(mine[name], theirs[name]) for name in mine]
+    return max(float(np.abs(np.asarray(a, np.float64) - np.asarray(b, np.float64)).max(initial=0)) for a, b in pairs)
+
+
+@contextmanager
+def no_global_randomness() -> Iterator[None]:
+    """Fails when torch's, numpy's or Python's global random state moved inside the block."""
+    before = (torch.get_rng_state(), np.random.get_state(), random.getstate())
+    yield
+    assert torch.equal(before[0], torch.get_rng_state()), "torch's global state was drawn from"
+    assert all(np.array_equal(a, b) for a, b in zip(before[1], np.random.get_state(), strict=True)), "numpy's was"
+    assert before[2] == random.getstate(), "Python's was"

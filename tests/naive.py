@@ -1,0 +1,168 @@
+"""Every method as its paper's formula, on padded batches of transformers' own model, in plain torch.
+
+Nothing of the engine is used: no LinearChange, no layout. Dense weights are built where the engine avoids them.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from remora.methods.base import Method
+from remora.models.base import Base
+from remora.models.heads import HeadTemplate
+from remora.models.sites import Site
+
+# (settings, tensors of the site, weight (O, D), bias (O,) or None, x, whether the site is a feed-forward one) -> y
+Formula = Callable[[Mapping[str, Any], Mapping[str, Tensor], Tensor, Tensor | None, Tensor, bool], Tensor]
+
+
+def _lora_delta(settings: Mapping[str, Any], p: Mapping[str, Tensor]) -> Tensor:
+    return settings["alpha"] / settings["rank"] * (p["lora_B"] @ p["lora_A"])
+
+
+def _lora(settings, p, W, b, x, ffn):
+    return F.linear(x, W + _lora_delta(settings, p), b)
+
+
+def _rslora(settings, p, W, b, x, ffn):
+    return F.linear(x, W + settings["alpha"] / math.sqrt(settings["rank"]) * (p["lora_B"] @ p["lora_A"]), b)
+
+
+def _dora(settings, p, W, b, x, ffn):
+    V = W + _lora_delta(settings, p)
+    return F.linear(x, p["magnitude"][:, None] * V / V.norm(dim=1, keepdim=True).detach(), b)
+
+
+def _vera(settings, p, W, b, x, ffn):
+    A, B = p["vera_A"][:, : W.shape[1]], p["vera_B"][: W.shape[0]]
+    return F.linear(x, W + torch.diag(p["lambda_b"]) @ B @ torch.diag(p["lambda_d"]) @ A, b)
+
+
+def _ia3(settings, p, W, b, x, ffn):
+    return F.linear(x * p["scale"], W, b) if ffn else F.linear(x, W, b) * p["scale"]
+
+
+def _bitfit(settings, p, W, b, x, ffn):
+    return F.linear(x, W, p["bias"] if b is None else b + p["bias"])
+
+
+LINEAR: dict[str, Formula] = {
+    "lora": _lora,
+    "lora-plus": _lora,
+    "lora-fa": _lora,
+    "rslora": _rslora,
+    "dora": _dora,
+    "vera": _vera,
+    "ia3": _ia3,
+    "bitfit": _bitfit,
+}
+
+
+def trained_numbers(method: str, settings: Mapping[str, Any], sites: tuple[Site, ...]) -> int:
+    """How many numbers a method trains, from its paper."""
+    rank = settings.get("rank", 0)
+    total = 0
+    for site in sites:
+        inputs, outputs = site.in_features, site.out_features
+        total += {
+            "lora": rank * (inputs + outputs),
+            "lora-plus": rank * (inputs + outputs),
+            "rslora": rank * (inputs + outputs),
+            "lora-fa": rank * outputs,
+            "dora": rank * (inputs + outputs) + outputs,
+            "vera": rank + outputs,
+            "ia3": inputs if site.name == "ffn.down" else outputs,
+            "bitfit": outputs,
+            "prompt-tuning": settings.get("num_virtual_tokens", 0) * outputs,
+        }[method]
+    return total
+
+
+def logits(
+    model: nn.Module,
+    base: Base,
+    method: Method,
+    tensors: Mapping[str, Tensor],
+    head_params: Mapping[str, Tensor],
+    batch: Mapping[str, Tensor],
+) -> Tensor:
+    """Logits (B, C) of transformers' model with a method put in by formula.
+
+    Args:
+        model: the classification model, of the base's weights; left as it was found.
+        base: for its sites.
+        method: with its settings.
+        tensors: of the adapter, by ``<site key>.<name>``; shared ones by name.
+        head_params: of the head.
+        batch: padded inputs.
+    """
+    settings = method.config.model_dump()
+    sites = method.sites(base)
+    by_module: dict[str, list[Site]] = {}
+    for site in sites:
+        by_module.setdefault(site.hf_name, []).append(site)
+    modules = dict(model.named_modules())
+    inputs = dict(batch) if base.takes_type_ids else {k: v for k, v in batch.items() if k != "token_type_ids"}
+    if method.name == "prompt-tuning":
+        return _with_prompt(model, base, tensors, head_params, inputs)
+    undo = []
+    for name, users in by_module.items():
+        module = modules[name]
+        undo.append((module, module.forward))
+        module.forward = _changed(module, users, method.name, settings, tensors)  # type: ignore[method-assign]
+    try:
+        replaced = {name: value for name, value in head_params.items() if name in dict(model.named_parameters())}
+        return torch.func.functional_call(model, replaced, kwargs=inputs).logits
+    finally:
+        for module, forward in undo:
+            module.forward = forward
+
+
+def _changed(
+    module: nn.Module, sites: list[Site], name: str, settings: Mapping[str, Any], tensors: Mapping[str, Tensor]
+) -> Callable[[Tensor], Tensor]:
+    original = module.forward
+
+    def forward(x: Tensor) -> Tensor:
+        y = original(x)
+        if sites[0].kind == "norm":
+            return y + tensors[f"{sites[0].id}.bias"]
+        weight = module.weight.t() if sites[0].transposed else module.weight
+        pieces = y.clone()
+        for site in sites:
+            prefix = f"{site.id}."
+            own = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+            own |= {key: value for key, value in tensors.items() if "." not in key}
+            rows = site.rows()
+            bias = None if not site.bias else module.bias[rows]
+            pieces[..., rows] = LINEAR[name](settings, own, weight[rows], bias, x, site.name == "ffn.down")
+        return pieces
+
+    return forward
+
+
+def _with_prompt(
+    model: nn.Module,
+    base: Base,
+    tensors: Mapping[str, Tensor],
+    head_params: Mapping[str, Tensor],
+    inputs: dict[str, Tensor],
+) -> Tensor:
+    (prompt_ND,) = tensors.values()
+    num, rows = prompt_ND.shape[0], inputs["input_ids"].shape[0]
+    backbone = model.get_submodule(base.arch.prefix)
+    embedded = backbone.get_input_embeddings()(inputs["input_ids"])
+    batch: dict[str, Tensor] = {
+        "inputs_embeds": torch.cat([prompt_ND.expand(rows, -1, -1), embedded], 1),
+        "attention_mask": F.pad(inputs["attention_mask"], (num, 0), value=1),
+    }
+    if "token_type_ids" in inputs:
+        batch["token_type_ids"] = F.pad(inputs["token_type_ids"], (num, 0))
+    hidden = backbone(**batch).last_hidden_state
+    last = num + inputs["attention_mask"].sum(1) - 1
+    picked = hidden[torch.arange(rows), last] if base.pooling == "last" else hidden[:, num]
+    return HeadTemplate(base=base, num_outputs=2).forward(head_params, picked)
