@@ -62,7 +62,8 @@ def read_scores(path: Path) -> RunScores:
             first[plan.label] = done[0]
         if plan.method in BASELINES:
             baselines.add(plan.label)
-    positive = names.get(run.data.positive_class or "", 1)
+    named = run.data.metric.removeprefix("f1/") if run.data.metric.startswith("f1/") else run.data.positive_class
+    positive = names.get(named or "", 1)
     scores = StudyScores(
         metric=run.data.metric,
         targets=targets,

@@ -51,7 +51,9 @@ def test_two_classes_and_a_chosen_positive_class():
     ones = np.ones((1, len(targets)))
     for positive in (0, 1):
         expected = [sk.f1_score(targets, row, pos_label=positive) for row in predictions]
-        np.testing.assert_allclose(weighted_metric("f1", targets, predictions, ones, positive=positive)[0], expected)
+        for name in ("f1", "f1/yes"):
+            found = weighted_metric(name, targets, predictions, ones, positive=positive)
+            np.testing.assert_allclose(found[0], expected)
 
 
 @pytest.mark.parametrize("metric", CLASSIFICATION + REGRESSION)

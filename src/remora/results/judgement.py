@@ -120,8 +120,13 @@ def study_scores(
         seeds={label: tuple(sorted(seeds)) for label, seeds in tests.items()},
         failed={label: len(trials) - len(aggregate.done(trials)) for label, trials in finals.items()},
         baselines=frozenset(plan.label for plan in run.study.rows if plan.method in aggregate.BASELINES),
-        positive=index.get(run.data.positive_class or "", 1),
+        positive=index.get(_positive(run.data.metric) or run.data.positive_class or "", 1),
     )
+
+
+def _positive(metric: str) -> str | None:
+    """The class that a headline metric such as "f1/spam" is about."""
+    return metric.removeprefix("f1/") if metric.startswith("f1/") else None
 
 
 def _cost(run: RunDirectory, label: str, trials: Sequence[TrialResult]) -> MethodCost:

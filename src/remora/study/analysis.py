@@ -15,7 +15,7 @@ class StudyScores:
     """What the methods of a study predicted on its N test items.
 
     Args:
-        metric: "accuracy", "macro_f1", "weighted_f1", "f1", "matthews", "pearson", "spearman" or "mse".
+        metric: "accuracy", "macro_f1", "weighted_f1", "f1", "f1/CLASS", "matthews", "pearson", "spearman" or "mse".
         targets: (N,) class indices, or floats for regression.
         predictions: label -> (S, N), one row per seed that finished, of the same kind as `targets`; S may be 0 and may
             differ between labels. The order of labels is kept in the results.
@@ -24,7 +24,7 @@ class StudyScores:
         baselines: labels that are not trained as the others (majority class, untrained model). They get an interval
             and a comparison, but lend no seed variance and cannot be the best. With one seed they count as
             deterministic.
-        positive: the class that "f1" is about.
+        positive: the class that "f1" and "f1/CLASS" are about.
     """
 
     metric: str

@@ -23,15 +23,17 @@ CONSTANT = 1e-20
 Floats = NDArray[np.float64]
 
 
-def check_metric(metric: str) -> None:
-    """Raise for a metric that is not known here.
+def check_metric(metric: str) -> str:
+    """The metric without the class: "f1" for "f1/CLASS", any other name as it is.
 
     Raises:
-        ConfigError: names the metrics there are.
+        ConfigError: the metric is not known here; names those there are.
     """
-    if metric not in CLASSIFICATION + REGRESSION:
+    plain = "f1" if metric.startswith("f1/") else metric
+    if plain not in CLASSIFICATION + REGRESSION:
         known = ", ".join(CLASSIFICATION + REGRESSION)
         raise ConfigError(f"metric {metric!r} is unknown to the statistics", f"use one of: {known}")
+    return plain
 
 
 def item_scores(metric: str, targets_N: NDArray[np.generic], predictions_SN: NDArray[np.generic]) -> Floats:
@@ -62,12 +64,12 @@ def weighted_metric(
     """A metric of S rows of predictions under B weightings of the items.
 
     Args:
-        metric: one of `CLASSIFICATION` (class indices) or `REGRESSION` (floats). Macro F1 is the mean over the
-            classes that occur in targets or predictions; a F1 or a correlation without a defined value is 0.
+        metric: one of `CLASSIFICATION` or "f1/CLASS" (class indices), or one of `REGRESSION` (floats). Macro F1 is the
+            mean over the classes that occur in targets or predictions; a F1 or a correlation that is not defined is 0.
         targets_N: the truth.
         predictions_SN: predictions of S rows.
         weights_BN: how often each item is taken, whole numbers (Spearman ranks the weighted items anew).
-        positive: the class that "f1" is about.
+        positive: the class that "f1" and "f1/CLASS" are about.
 
     Returns:
         (B, S) values.
@@ -75,7 +77,7 @@ def weighted_metric(
     Raises:
         ConfigError: the metric is unknown.
     """
-    check_metric(metric)
+    metric = check_metric(metric)
     if metric in CLASSIFICATION:
         return _classification(metric, targets_N, predictions_SN, weights_BN, positive)
     targets, predictions = targets_N.astype(np.float64), predictions_SN.astype(np.float64)
