@@ -54,7 +54,8 @@ class Recommendation:
         loss: upper bound on what `label` loses to the best, a fraction; None without a label.
         optimism: by how much the highest mean is expected to flatter its method, a fraction.
         eligible: all methods shown to be within the margin of the best, in the order given; `label` is one of them.
-        need_items: test items that would decide with the seeds there are; None when decided, or out of reach.
+        need_items: test items (to two digits) that would decide with the seeds there are; None when decided, or out of
+            reach.
         need_seeds: seeds that would decide with the items there are; None when decided, or out of reach.
         need_both: True when only `need_items` and `need_seeds` together would decide.
         margin: in points (hundredths).
@@ -114,7 +115,7 @@ def recommend(
             loss=None if chosen is None else float(best.loss_L[chosen]),
             optimism=optimism,
             eligible=() if chosen is None else tuple(labels[i] for i in fitting) or (labels[chosen],),
-            need_items=need.items if need else None,
+            need_items=_round_up(need.items) if need and need.items else None,
             need_seeds=need.seeds if need else None,
             need_both=need.both if need else False,
             margin=margin,
