@@ -45,9 +45,7 @@ def toy_examples(num: int, *, low: int = 3, high: int = 12, seed: int = 0, num_o
 def toy_data(train: Examples, *, validation: Examples | None = None, num_outputs: int = 2) -> TrialData:
     """Data whose splits do not depend on the room for virtual tokens."""
     splits = {"train": train, "validation": validation or train, "test": validation or train}
-    return TrialData(
-        task=ToyTask(), num_outputs=num_outputs, split=lambda name, room: splits[name], fingerprint="toy"
-    )
+    return TrialData(task=ToyTask(), num_outputs=num_outputs, split=lambda name, room: splits[name], fingerprint="toy")
 
 
 def spec(method: str, settings: dict[str, Any] | None = None, **fields: Any) -> TrialSpec:

@@ -43,9 +43,7 @@ class Case:
         return {**self.settings, **off}
 
 
-CASES = tuple(
-    Case(name=cls.name, number=number) for cls in list_methods() for number in range(len(cls.examples))
-)
+CASES = tuple(Case(name=cls.name, number=number) for cls in list_methods() for number in range(len(cls.examples)))
 ADAPTER_CASES = tuple(case for case in CASES if case.cls.shares_base and case.name != "head")
 
 
@@ -63,5 +61,6 @@ def _grid(cases: tuple[Case, ...]) -> list[Any]:
 every_cell = pytest.mark.parametrize(("arch", "case"), _grid(CASES))
 every_adapter_cell = pytest.mark.parametrize(("arch", "case"), _grid(ADAPTER_CASES))
 every_arch = pytest.mark.parametrize(
-    "arch", [pytest.param(arch, marks=() if i < 2 else (pytest.mark.full_grid,)) for i, arch in enumerate(ARCHITECTURES)]
+    "arch",
+    [pytest.param(arch, marks=() if i < 2 else (pytest.mark.full_grid,)) for i, arch in enumerate(ARCHITECTURES)],
 )

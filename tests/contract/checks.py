@@ -96,7 +96,9 @@ def check_naive(
         for name, value in {**values, **own}.items():
             assert value.grad is not None, f"{name} is not part of the formula"
             difference = float((step.grads[name] - value.grad).abs().max())
-            assert difference < atol * max(1.0, float(value.grad.abs().max())), f"gradient of {name} off by {difference}"
+            assert difference < atol * max(1.0, float(value.grad.abs().max())), (
+                f"gradient of {name} off by {difference}"
+            )
 
 
 def largest_difference(one: TrialOutcome, other: TrialOutcome) -> float:

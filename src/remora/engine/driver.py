@@ -23,6 +23,9 @@ from remora.models.sites import Site
 
 Forward = Callable[..., Any]
 
+_ONLY_SHARED = frozenset({"attention.pos_q", "attention.pos_k", "norm.relative"})
+"""Sites whose module never meets lane rows; other shared ones (DeBERTa's q and k) meet them in a pass's first call."""
+
 EVAL_TOKENS = 4096
 """Tokens per pass where no gradient is kept."""
 
@@ -56,6 +59,7 @@ class Driver:
         self.device = device or torch.device("cpu")
         self._current = CurrentPass()
         self._users: dict[str, list[tuple[int, Site, AdapterTensors]]] = {}
+        self._calls: dict[str, int] = {}
         self._modules = dict(base.model.named_modules())
         self._installed: set[str] = set()
         self._weights: dict[str, SiteWeights] = {}
@@ -121,7 +125,7 @@ class Driver:
             (T, D) in the base's compute dtype.
         """
         assert len(adapters) == len(layout.lane_rows)
-        self._users = {}
+        self._users, self._calls = {}, {}
         for lane, adapter in enumerate(adapters):
             for site in adapter.sites if adapter is not None else ():
                 assert adapter is not None
@@ -160,7 +164,7 @@ class Driver:
     def dropout(self, x: Tensor, name: str, rate: float) -> Tensor:
         """The base's own dropout, on hidden states, attention probabilities or a tensor all sequences share."""
         layout = self._layout()
-        if x.numel() == layout.num_rows * x.shape[-1]:
+        if x.shape[:-1] == layout.input_ids.shape or (layout.kind == "packed" and x.shape[0] == layout.num_rows):
             return layout.dropout.hidden(x, name, rate)
         site = layout.dropout.site(name)
         if x.ndim == 4 and x.shape[0] * x.shape[2] == layout.num_rows:
@@ -212,12 +216,21 @@ class Driver:
 
         self._override(module, forward)
 
-    def _rows(self, site: Site, num_rows: int, lane: int) -> slice:
+    def _on_shared(self, site: Site) -> bool:
+        """Whether this call of a module is on a tensor that all sequences share; counts the call.
+
+        By the order of calls: a table of relative positions can have as many rows as a pass.
+        """
+        call = self._calls.get(site.module, 0)
+        self._calls[site.module] = call + 1
+        return site.shared and (call > 0 or site.name in _ONLY_SHARED)
+
+    def _rows(self, site: Site, num_rows: int, lane: int, shared: bool) -> slice:
         layout = self._layout()
-        if num_rows == layout.num_rows:
-            return layout.lane_rows[lane]
-        if site.shared and len(layout.lane_rows) == 1:
+        if shared and len(layout.lane_rows) == 1:
             return slice(0, num_rows)
+        if not shared and num_rows == layout.num_rows:
+            return layout.lane_rows[lane]
         raise AssertionError(f"{site.module} met {num_rows} rows, the pass has {layout.num_rows}")
 
     def _linear(
@@ -228,17 +241,21 @@ class Driver:
         out_features = weight.shape[1] if transposed else weight.shape[0]
         by_lane: dict[int, list[LinearChange]] = {}
         rows: dict[int, slice] = {}
+        shared = self._on_shared(users[0][1])
         for lane, site, adapter in users:
             change = adapter.method.change(adapter.at(site), site, self.site_weights(site))
             if site.is_part:
                 columns = torch.arange(out_features, device=flat.device)[site.rows()]
                 change = widen(change, columns, out_features)
             by_lane.setdefault(lane, []).append(change)
-            rows[lane] = self._rows(site, flat.shape[0], lane)
+            rows[lane] = self._rows(site, flat.shape[0], lane, shared)
         layout = self._layout()
         name = f"{users[0][1].module}.low_rank"
         key = layout.dropout.site(name) if layout.training else 0
-        changes = [LaneChange(rows=rows[lane], change=join(parts), dropout_site=key) for lane, parts in by_lane.items()]
+        changes = [
+            LaneChange(rows=rows[lane], change=join(parts), dropout_site=key, shared=shared)
+            for lane, parts in by_lane.items()
+        ]
         bias = module.get_parameter("bias") if users[0][1].bias else None
         y = changed_linear(flat, weight.T if transposed else weight, bias, changes, layout)
         return y.view(*x.shape[:-1], out_features)
@@ -258,11 +275,12 @@ class Driver:
         y_flat = y.reshape(-1, y.shape[-1])
         pieces: list[Tensor] = []
         at = 0
+        shared = self._on_shared(users[0][1])
         for lane, site, adapter in users:
-            rows = self._rows(site, y_flat.shape[0], lane)
+            rows = self._rows(site, y_flat.shape[0], lane, shared)
             if rows.start > at:
                 pieces.append(y_flat[at : rows.start])
-            virtual = None if layout.virtual_T is None else layout.virtual_T[rows]
+            virtual = None if layout.virtual_T is None or shared else layout.virtual_T[rows]
             changed = adapter.method.transform(
                 adapter.at(site),
                 site,

@@ -24,11 +24,19 @@ _PARTS = ("A", "B", "in_scale", "out_scale", "bias")
 
 @dataclass(frozen=True, kw_only=True)
 class LaneChange:
-    """A lane's change of one linear layer and the flattened rows it acts on."""
+    """A lane's change of one linear layer and the flattened rows it acts on.
+
+    Args:
+        rows: of the layer's input.
+        change: what to do there.
+        dropout_site: keys the masks of this call.
+        shared: the input is a tensor without lane rows, in a pass of one lane.
+    """
 
     rows: slice
     change: LinearChange
     dropout_site: int = 0
+    shared: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +46,7 @@ class _Term:
     scale: float
     dropout: float
     site: int
+    shared: bool
 
 
 class _ChangedLinear(Function):
@@ -75,7 +84,12 @@ class _ChangedLinear(Function):
             if "A" in term.parts:
                 x = x_TD[term.rows]
                 if layout.training and term.dropout > 0:
-                    keys = layout.dropout.keys(term.site, term.rows)
+                    dropout = layout.dropout
+                    keys = (
+                        dropout.shared_keys(term.site, x.shape[:1])
+                        if term.shared
+                        else dropout.keys(term.site, term.rows)
+                    )
                     bits = keep_mask(keys, x.shape[1], term.dropout)
                     x = apply_mask(x, bits, term.dropout)
                     dropped, mask = keep(x), keep(bits)
@@ -182,7 +196,14 @@ def changed_linear(
                 parts.append(value)
         change = lane.change
         terms.append(
-            _Term(rows=lane.rows, parts=index, scale=change.scale, dropout=change.dropout, site=lane.dropout_site)
+            _Term(
+                rows=lane.rows,
+                parts=index,
+                scale=change.scale,
+                dropout=change.dropout,
+                site=lane.dropout_site,
+                shared=lane.shared,
+            )
         )
     return _ChangedLinear.apply(x_TD, weight_OD, bias_O, terms, layout, *parts)
 
