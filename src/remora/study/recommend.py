@@ -137,10 +137,10 @@ def recommend(
     if fitting:
         chosen = min(fitting, key=lambda i: (*_cost(costs.get(labels[i]), prefer), -joint.mean_L[i], labels[i]))
         points = 100 * best.loss_L[chosen]
+        why = "the only method" if len(fitting) == 1 else f"{_WHY[prefer]} of {len(fitting)} methods"
         text = (
-            f"{labels[chosen]} ({_WHY[prefer]} of {_count(len(fitting), 'method')} shown to be within {margin:g} "
-            f"{_plural(margin, 'point')} of the best): it loses at most {points:.1f} points of {metric} to the best, "
-            f"with 95 % confidence."
+            f"{labels[chosen]} ({why} shown to be within {margin:g} {_plural(margin, 'point')} of the best): "
+            f"it loses at most {points:.1f} points of {metric} to the best, with 95 % confidence."
         )
         return verdict("non-inferior", text, chosen)
     need = needed(joint, best, margin / 100)
@@ -254,10 +254,6 @@ def _round_up(number: int) -> int:
     """Two significant digits are all that such an estimate carries."""
     step = 10 ** max(len(str(number)) - 2, 0)
     return -(-number // step) * step
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {_plural(number, noun)}"
 
 
 def _plural(number: float, noun: str) -> str:

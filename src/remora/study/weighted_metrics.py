@@ -160,31 +160,44 @@ def _pearson(targets_N: Floats, predictions_SN: Floats, weights_BN: Floats) -> F
 
 
 def _spearman(targets_N: Floats, predictions_SN: Floats, weights_BN: Floats) -> Floats:
-    y_BN = _weighted_ranks(targets_N, weights_BN)
+    """Pearson correlation of mid-ranks, ranked anew under each weighting; ties share their places' mean."""
     total_B = weights_BN.sum(axis=1)
+    half_B1 = total_B[:, None] / 2
+    scale_B = total_B**2 / 12
+    order, starts, place_N = _groups(targets_N)
+    size_BG = _by_group(weights_BN, order, starts)
+    rank_BG = np.cumsum(size_BG, axis=1) - size_BG / 2 - half_B1
+    var_y = np.einsum("bg,bg,bg->b", size_BG, rank_BG, rank_BG) / total_B
+    weighted_y_BN = weights_BN * rank_BG[:, place_N]
     values = np.empty((len(weights_BN), len(predictions_SN)))
     for row, prediction_N in enumerate(predictions_SN):
-        x_BN = _weighted_ranks(prediction_N, weights_BN)
-        weighted_BN = weights_BN * x_BN
-        var_x = np.einsum("bn,bn->b", weighted_BN, x_BN) / total_B
-        var_y = np.einsum("bn,bn,bn->b", weights_BN, y_BN, y_BN) / total_B
-        covariance = np.einsum("bn,bn->b", weighted_BN, y_BN) / total_B
-        scale = total_B**2 / 12
-        values[:, row] = _correlation(covariance, var_x, var_y, scale, scale)
+        order, starts, _ = _groups(prediction_N)
+        size_BG = _by_group(weights_BN, order, starts)
+        rank_BG = np.cumsum(size_BG, axis=1)
+        rank_BG -= size_BG / 2
+        rank_BG -= half_B1
+        # Sums over items are sums over groups of ties, so the ranks need not go back to the items.
+        covariance = np.einsum("bg,bg->b", _by_group(weighted_y_BN, order, starts), rank_BG) / total_B
+        size_BG *= rank_BG
+        var_x = np.einsum("bg,bg->b", size_BG, rank_BG) / total_B
+        values[:, row] = _correlation(covariance, var_x, var_y, scale_B, scale_B)
     return values
 
 
-def _weighted_ranks(values_N: Floats, weights_BN: Floats) -> Floats:
-    """Mid-ranks of the weighted items, centred: ties share the mean of the places they fill."""
+def _by_group(values_BN: Floats, order: NDArray[np.intp], starts: NDArray[np.intp]) -> Floats:
+    """Sums over groups of ties, in sorting order."""
+    ordered_BN = np.take(values_BN, order, axis=1)
+    return ordered_BN if len(starts) == len(order) else np.add.reduceat(ordered_BN, starts, axis=1)
+
+
+def _groups(values_N: Floats) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.intp]]:
+    """The sorting order, where each group of ties starts in it, and the group of each item."""
     order = np.argsort(values_N, kind="stable")
     ordered = values_N[order]
     starts = np.flatnonzero(np.concatenate(([True], ordered[1:] != ordered[:-1])))
-    group_N = np.repeat(np.arange(len(starts)), np.diff(np.append(starts, len(ordered))))
-    size_BG = np.add.reduceat(weights_BN[:, order], starts, axis=1)
-    middle_BG = np.cumsum(size_BG, axis=1) - size_BG / 2
     place_N = np.empty_like(order)
-    place_N[order] = group_N
-    return middle_BG[:, place_N] - weights_BN.sum(axis=1, keepdims=True) / 2
+    place_N[order] = np.repeat(np.arange(len(starts)), np.diff(np.append(starts, len(ordered))))
+    return order, starts, place_N
 
 
 def _correlation(
