@@ -7,7 +7,6 @@ weight decay, a penalty, something to do before or after an optimizer step) is a
 Shapes: T rows, D in_features, O out_features, R rank.
 """
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
@@ -32,12 +31,12 @@ class LogRange:
     high: float
 
     def grid(self, num_points: int) -> tuple[float, ...]:
-        """`num_points` values, evenly spaced in log and rounded to two digits; one point is the geometric middle."""
-        if num_points == 1:
-            values = [math.sqrt(self.low * self.high)]
-        else:
-            ratio = (self.high / self.low) ** (1 / (num_points - 1))
-            values = [self.low * ratio**k for k in range(num_points)]
+        """The middles of `num_points` equal parts of the range in log, rounded to two digits.
+
+        Middles rather than ends: with two points the ends would be the two worst guesses.
+        """
+        ratio = self.high / self.low
+        values = (self.low * ratio ** ((k + 0.5) / num_points) for k in range(num_points))
         return tuple(float(f"{value:.1e}") for value in values)
 
 

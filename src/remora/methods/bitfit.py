@@ -35,7 +35,7 @@ class BitFit(Method):
     label: ClassVar[str] = "BitFit"
     family: ClassVar = "partial"
     citation: ClassVar[str] = "Ben Zaken et al. 2021, arXiv:2106.10199"
-    lr_range: ClassVar[LogRange] = LogRange(1e-3, 1e-2)
+    lr_range: ClassVar[LogRange] = LogRange(1e-3, 3e-2)
     peft_type: ClassVar[str | None] = "BEFT"
     mergeable: ClassVar[bool] = True
     site_kinds: ClassVar[tuple[SiteKind, ...]] = ("linear", "norm")

@@ -31,7 +31,7 @@ class DoRA(LoRA):
 
     label: ClassVar[str] = "DoRA"
     citation: ClassVar[str] = "Liu et al. 2024, arXiv:2402.09353"
-    lr_range: ClassVar[LogRange] = LogRange(1e-4, 3e-3)
+    lr_range: ClassVar[LogRange] = LogRange(1e-4, 1e-2)
     examples: ClassVar[tuple[dict[str, Any], ...]] = ({}, {"rank": 4, "alpha": 8, "targets": ("linear",)})
 
     def init(self, site: Site, base: SiteWeights, shared: Tensors, rng: torch.Generator) -> SiteState:

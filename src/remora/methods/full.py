@@ -17,5 +17,5 @@ class Full(Method):
     label: ClassVar[str] = "full fine-tuning"
     family: ClassVar = "full"
     citation: ClassVar[str] = "Devlin et al. 2018, arXiv:1810.04805"
-    lr_range: ClassVar[LogRange] = LogRange(1e-5, 3e-4)
+    lr_range: ClassVar[LogRange] = LogRange(1e-5, 5e-4)
     shares_base: ClassVar[bool] = False

@@ -39,7 +39,7 @@ class LoRA(Method):
     label: ClassVar[str] = "LoRA"
     family: ClassVar = "reparameterized"
     citation: ClassVar[str] = "Hu et al. 2021, arXiv:2106.09685"
-    lr_range: ClassVar[LogRange] = LogRange(1e-4, 3e-3)
+    lr_range: ClassVar[LogRange] = LogRange(1e-4, 1e-2)
     peft_type: ClassVar[str | None] = "LORA"
     mergeable: ClassVar[bool] = True
     examples: ClassVar[tuple[dict[str, Any], ...]] = ({}, {"rank": 4, "alpha": 32, "targets": ("attention.q",)})

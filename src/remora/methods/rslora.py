@@ -20,7 +20,7 @@ class RankStabilizedLoRA(LoRA):
 
     label: ClassVar[str] = "rsLoRA"
     citation: ClassVar[str] = "Kalajdzievski 2023, arXiv:2312.03732"
-    lr_range: ClassVar[LogRange] = LogRange(1e-4, 3e-3)
+    lr_range: ClassVar[LogRange] = LogRange(1e-4, 1e-2)
     examples: ClassVar[tuple[dict[str, Any], ...]] = ({}, {"rank": 16, "targets": ("linear",)})
 
     @property

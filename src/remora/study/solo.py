@@ -5,7 +5,6 @@ JSON object. Loading, evaluation and the first steps are outside what is measure
 """
 
 import argparse
-import ctypes
 import json
 import resource
 import statistics
@@ -19,6 +18,7 @@ from typing import Any
 
 from remora.results.schema import MemoryBreakdown, RowCost
 from remora.study.launch import worker_environment
+from remora.study.machine import give_memory_back
 from remora.study.trials import PlannedTrial
 
 _WARM_UP = 3
@@ -129,8 +129,8 @@ def _solo(run_dir: Path, threads: int, trial: PlannedTrial) -> RowCost:
 
 def _reset_peak() -> None:
     """Give freed memory back and start the high-water mark anew, so that loading does not count (Linux only)."""
+    give_memory_back()
     if sys.platform == "linux":
-        ctypes.CDLL(None).malloc_trim(0)
         Path("/proc/self/clear_refs").write_text("5")
 
 

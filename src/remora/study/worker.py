@@ -55,6 +55,7 @@ def work(run_dir: Path, threads: int, jobs: Any, say: Say) -> None:
     from remora.engine.loop import run_pack
     from remora.results.schema import Pack
     from remora.study.context import open_context
+    from remora.study.machine import give_memory_back
     from remora.study.record import record_failure, record_outcome
     from remora.study.trials import PlannedTrial
 
@@ -90,6 +91,7 @@ def work(run_dir: Path, threads: int, jobs: Any, say: Say) -> None:
                 for trial in waiting.values():
                     record_failure(run_dir, trial, detail)
                     say({"event": "finished", "trial": trial.spec.id, "status": "failed", "metric": None})
+            give_memory_back()
             say({"event": "pack", "pack": job["pack"]})
     if context.base.hash() != before:
         raise AssertionError("the base model was changed by training")

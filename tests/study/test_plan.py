@@ -1,0 +1,131 @@
+"""Rows, trials, packs and the choice of a learning rate: pure functions of the configuration."""
+
+from typing import Any
+
+import pytest
+
+from remora.config.load import build_study
+from remora.config.schema import EngineConfig, StudyConfig
+from remora.engine.trial import TrialSpec
+from remora.errors import ConfigError
+from remora.results.schema import ParamCount, TrialResult
+from remora.study.launch import shares
+from remora.study.packs import lanes_per_pack, plan_packs
+from remora.study.rows import reference_row, study_rows
+from remora.study.trials import PlannedTrial
+from remora.study.tuning import choose_lr
+from tests.tiny import tiny_base
+
+
+def study(**values: Any) -> StudyConfig:
+    return build_study({"model": "minilm", "data": "helpdesk", **values})
+
+
+def planned(name: str, method: str = "lora") -> PlannedTrial:
+    spec = TrialSpec(id=name, method=method, lr=1e-3)
+    return PlannedTrial(spec=spec, purpose="final", label=method, family="x", hyperparameters={})
+
+
+def tuned(lr: float, score: float, loss: float, status: str = "done") -> TrialResult:
+    return TrialResult.model_validate(
+        {
+            "trial": f"t{lr}",
+            "purpose": "tuning",
+            "method": "lora",
+            "label": "LoRA",
+            "family": "reparameterized",
+            "hyperparameters": {"lr": lr},
+            "seed": 0,
+            "status": status,
+            "metrics": {"validation": {"accuracy": score}},
+            "losses": {"validation": loss},
+            "params": ParamCount(adapter=1, head=1),
+        }
+    )
+
+
+def test_a_comparison_has_its_baselines_whatever_was_asked_for() -> None:
+    rows = study_rows(study(methods=["lora", "bitfit"]), tiny_base("bert"))
+    assert [row.id for row in rows] == ["lora", "bitfit", "full", "head", "untrained", "majority"]
+    assert reference_row(rows) == "full fine-tuning"
+
+
+def test_without_full_there_is_no_reference() -> None:
+    rows = study_rows(study(methods=["lora"], protocol={"full": False}), tiny_base("bert"))
+    assert [row.id for row in rows] == ["lora", "head", "untrained", "majority"]
+    assert reference_row(rows) is None
+
+
+def test_no_methods_means_all_of_them() -> None:
+    ids = {row.id for row in study_rows(study(), tiny_base("bert"))}
+    assert {"full", "head", "lora", "rslora", "lora-plus", "lora-fa", "dora", "vera", "ia3", "bitfit"} < ids
+
+
+def test_every_tuned_row_gets_the_same_number_of_trials_from_its_own_range() -> None:
+    rows = study_rows(study(methods=["lora", "vera"], protocol={"tuning_trials": 3}), tiny_base("bert"))
+    tuned_rows = [row for row in rows if row.method is not None]
+    assert {len(row.lrs) for row in tuned_rows} == {3}
+    for row in tuned_rows:
+        assert row.method is not None
+        low, high = row.method.lr_range.low, row.method.lr_range.high
+        assert row.lrs[1] == pytest.approx((low * high) ** 0.5, rel=0.05)
+        assert low < row.lrs[0] < row.lrs[1] < row.lrs[2] < high
+
+
+def test_a_fixed_learning_rate_is_not_tuned() -> None:
+    rows = study_rows(study(methods=[{"lora": {"lr": 5e-4}}, "bitfit"]), tiny_base("bert"))
+    assert rows[0].lrs == (5e-4,)
+    assert len(rows[1].lrs) == 4
+
+
+def test_all_faults_of_all_methods_are_told_at_once() -> None:
+    with pytest.raises(ConfigError) as caught:
+        study_rows(study(methods=[{"lora": {"rnk": 3}}, {"dora": {"targets": ["atention.q"]}}]), tiny_base("bert"))
+    assert "rnk" in caught.value.message
+    assert "atention.q" in caught.value.message
+    assert "rank" in str(caught.value)
+
+
+def test_packs_depend_on_the_trials_alone_and_hold_each_once() -> None:
+    trials = [planned(f"t{i}") for i in range(9)] + [planned("f", "full")]
+    packs = plan_packs(trials, 4)
+    assert [len(pack.trials) for pack in packs] == [1, 3, 3, 3]
+    assert packs[0].trials[0].spec.id == "f"
+    assert sorted(t.spec.id for pack in packs for t in pack.trials) == sorted(t.spec.id for t in trials)
+    assert [pack.id for pack in plan_packs(trials, 4)] == [pack.id for pack in packs]
+    assert len({pack.id for pack in packs}) == len(packs)
+
+
+def test_long_texts_make_small_packs() -> None:
+    engine = EngineConfig()
+    assert lanes_per_pack(engine, 16, 13) == 4
+    assert lanes_per_pack(engine, 16, 50) == 2
+    assert lanes_per_pack(engine, 16, 256) == 1
+    assert lanes_per_pack(EngineConfig(lanes=7), 16, 256) == 7
+
+
+def test_one_pack_gets_all_threads_and_many_packs_one_each() -> None:
+    auto: dict[str, int | None] = {"workers": None, "threads": None}
+    assert shares(2, 1, auto) == (1, 2)
+    assert shares(2, 9, auto) == (2, 1)
+    assert shares(8, 2, {"workers": 4, "threads": None}) == (4, 2)
+
+
+def test_planned_trials_survive_the_way_to_a_worker() -> None:
+    trial = planned("t0")
+    assert PlannedTrial.from_json(trial.to_json()) == trial
+
+
+def test_the_best_on_validation_is_taken_and_loss_breaks_ties() -> None:
+    trials = [tuned(1e-4, 0.80, 0.5), tuned(1e-3, 0.85, 0.6), tuned(1e-2, 0.85, 0.4)]
+    assert choose_lr(trials, "accuracy", 500) == 1e-2
+
+
+def test_tiny_validation_sets_choose_by_loss() -> None:
+    trials = [tuned(1e-4, 0.80, 0.3), tuned(1e-3, 0.85, 0.6)]
+    assert choose_lr(trials, "accuracy", 50) == 1e-4
+
+
+def test_a_diverged_trial_is_never_chosen() -> None:
+    assert choose_lr([tuned(1e-2, 0.99, 0.1, "diverged"), tuned(1e-4, 0.5, 0.7)], "accuracy", 500) == 1e-4
+    assert choose_lr([tuned(1e-2, 0.99, 0.1, "diverged")], "accuracy", 500) is None
