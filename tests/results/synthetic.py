@@ -285,8 +285,8 @@ class _World:
             metrics=metrics,
             splits=splits,
             notes=(
-                DataNote(kind="duplicates", message="texts that occur more than once in train", count=7),
-                DataNote(kind="overlap", message="test texts that also occur in train", count=2),
+                DataNote(kind="duplicates", message="7 rows of train repeat the text of another row", count=7),
+                DataNote(kind="overlap-test", message=f"2 of {self.num_test} test texts are also in train", count=2),
             ),
             lengths=Lengths(mean=24.3, p50=22, p95=51, max=301, truncated=3, max_length=256),
         )

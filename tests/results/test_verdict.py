@@ -31,7 +31,7 @@ def test_an_undecided_study_says_what_would_decide(comparison: Path) -> None:
     assert not advice.decidable
     assert advice.label is None
     assert "cannot be decided to within 1 point: that needs about" in advice.text
-    assert any(step.startswith("accept a wider margin: with --margin") for step in advice.next_steps)
+    assert any(step.startswith("accept a wider margin: --margin") for step in advice.next_steps)
 
 
 @pytest.mark.parametrize(
@@ -51,6 +51,12 @@ def test_one_clear_winner_and_how_far_behind_the_next_is(tmp_path: Path) -> None
     assert "full is the best of 2" in text
     assert "points behind full at 1/50 of its parameters" in text
     assert "Take full (lr 5e-5)." in text
+
+
+def test_methods_that_learnt_nothing_are_called_so(tmp_path: Path) -> None:
+    stuck = dataclasses.replace(LORA, skill=-9.0)
+    text = verdict(tmp_path, (ROWS[0], stuck, dataclasses.replace(stuck, method="dora", label="dora")))
+    assert "None is clearly better than always answering the most frequent label" in text
 
 
 def test_a_single_method_is_only_described(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ def kinds(summary: StudySummary) -> set[tuple[str, str | None]]:
 def test_a_usual_comparison(comparison: Path) -> None:
     found = kinds(summary_of(read_run(comparison)))
     assert {("diverged", "prompt-tuning"), ("undertrained", "prompt-tuning"), ("truncated", None)} <= found
-    assert ("overlap", None) in found
+    assert ("overlap-test", None) in found
     assert not {kind for kind, _ in found} & {"tiny_test", "lr_edge", "constant", "chance", "unfinished"}
 
 

@@ -1,5 +1,7 @@
 """The last sections of the report: protocol and data, how to use the adapter, how the study was made."""
 
+import re
+
 from remora.report.blocks import Block, Chip, ChipRow, ChipTable, Code, Heading, Pairs, Section, Table, TableRow, Text
 from remora.results.names import shown
 from remora.results.schema import DataInfo, ProtocolInfo, Setting
@@ -17,13 +19,6 @@ def protocol(summary: StudySummary) -> Section:
         *_settings(summary),
         Heading(text="Data"),
         Pairs(items=_data_pairs(summary)),
-        Table(
-            heads=["split", "rows", "from", "hash"],
-            rows=[
-                TableRow(head=name, cells=[number(split.rows), shown(split.source, 40), split.hash[:HASH]])
-                for name, split in summary.data.splits.items()
-            ],
-        ),
         *_labels(summary.data),
     ]
     return Section(id="protocol", title="Protocol and data", blocks=blocks)
@@ -106,10 +101,16 @@ def _data_pairs(summary: StudySummary) -> list[tuple[str, str]]:
         n = data.lengths
         text = f"mean {n.mean:.0f} tokens, median {n.p50:.0f}, 95 % below {n.p95:.0f}, longest {number(n.max)}; "
         pairs.append(("lengths", text + f"{number(n.truncated)} cut at {n.max_length}"))
-    pairs += [
-        (shown(note.kind.replace("_", " ")), f"{shown(note.message, 300)}: {number(note.count)}") for note in data.notes
-    ]
+    for name, split in data.splits.items():
+        source = shown(_without_folders(split.source), 200)
+        pairs.append((name, f"{plural(split.rows, 'row')} from {source}; hash {split.hash[:HASH]}"))
+    pairs += [(shown(note.kind.replace("-", " ")), shown(note.message, 300)) for note in data.notes]
     return pairs
+
+
+def _without_folders(source: str) -> str:
+    """Where rows come from, without the folders of this machine: a report is passed around."""
+    return re.sub(r"(?<!\S)(?:/|[A-Za-z]:\\)\S*[/\\]", "", source)
 
 
 def _labels(data: DataInfo) -> list[Block]:

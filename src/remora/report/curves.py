@@ -56,6 +56,8 @@ def learning_curves(summary: StudySummary, what: str) -> Figure | None:
             axes.tick_params(labelbottom=True)
             axes.set_xlabel("epoch", fontsize=8)
     axes = panels[0]
+    if max(len(xs) for xs, _ in lines.values()) == 1:
+        axes.set_xlim(0.5, 1.5)
     everything = [y for _, ys in lines.values() for y in ys]
     if what == "loss":
         axes.set_ylim(bottom=0, top=_ceiling(everything))

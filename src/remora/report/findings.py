@@ -2,7 +2,20 @@
 
 from collections.abc import Sequence
 
-from remora.report.blocks import Answer, Bullets, Fact, Facts, Mark, Picture, Section, Table, TableRow, Text
+from remora.report.blocks import (
+    Answer,
+    Block,
+    Bullets,
+    Fact,
+    Facts,
+    Heading,
+    Mark,
+    Picture,
+    Section,
+    Table,
+    TableRow,
+    Text,
+)
 from remora.report.forest import CLEAR
 from remora.results.names import shown
 from remora.results.summary_schema import Row, StudySummary
@@ -22,6 +35,7 @@ from remora.results.wording import (
 )
 
 NAME = 40
+MAX_METRICS = 2
 
 
 def name_row(row: Row, cells: Sequence[str], marks: Sequence[Mark] = ()) -> TableRow:
@@ -103,7 +117,7 @@ def _sentence(text: str) -> str:
 
 def ranking(summary: StudySummary) -> Section:
     """All rows, best first."""
-    metrics = summary.data.metrics
+    metrics = summary.data.metrics[:MAX_METRICS]
     heads = ["method", *(metric_name(metric) for metric in metrics), "95 % interval", "single seeds", "lr"]
     rows = [
         name_row(
@@ -136,16 +150,17 @@ def ranking(summary: StudySummary) -> Section:
     foot += "To compare two rows, do not compare intervals: look for bold rows, or at the differences below."
     notes = [f"{shown(row.label, NAME)}: {shown(row.note, 200)}" for row in summary.rows if row.note]
     foot += f" Notes: {'; '.join(notes)}." if notes else ""
-    return Section(
-        id="ranking",
-        title="Ranking",
-        blocks=[
-            Text(text=lead),
-            Picture(name="ranking", shows="mean and 95 % interval of every row", caption=caption),
-            Table(heads=heads, rows=rows),
-            Text(text=foot, quiet=True),
-        ],
-    )
+    blocks: list[Block] = [
+        Text(text=lead),
+        Picture(name="ranking", shows="mean and 95 % interval of every row", caption=caption),
+        Table(heads=heads, rows=rows),
+        Text(text=foot, quiet=True),
+    ]
+    if len(summary.data.metrics) > MAX_METRICS:
+        every = summary.data.metrics
+        rows = [name_row(row, [points(row.metrics.get(metric), metric) for metric in every]) for row in summary.rows]
+        blocks += [Heading(text="All metrics"), Table(heads=["method", *map(metric_name, every)], rows=rows)]
+    return Section(id="ranking", title="Ranking", blocks=blocks)
 
 
 def _marks(row: Row, summary: StudySummary) -> list[Mark]:

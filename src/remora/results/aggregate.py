@@ -94,7 +94,7 @@ def tuning(run: RunDirectory, plan: RowPlan) -> Tuning | None:
     tried = sorted({row.lr for row in rows})
     chosen = [row.lr for row in rows if row.chosen]
     edge = ""
-    if chosen and len(tried) > 1:
+    if chosen and len(tried) > 2:  # of two rates each is an edge
         edge = "lowest" if chosen[0] == tried[0] else "highest" if chosen[0] == tried[-1] else ""
     return Tuning(label=plan.label, trials=tuple(rows), edge=edge)
 

@@ -113,7 +113,7 @@ class SplitInfo(Record):
 
 
 class DataNote(Record):
-    """Something counted while reading: duplicates, overlap, dropped rows, empty texts, unseen labels."""
+    """Something counted while reading, such as duplicates or overlap; the message holds the count."""
 
     kind: str
     message: str

@@ -109,6 +109,13 @@ def _standing(judged: Judgement, best: Row, trained: Sequence[Row], data: DataIn
 def _floor(rows: Sequence[Row], best: Row, data: DataInfo) -> list[str]:
     """What one gets for nothing: the majority answer and the untrained model."""
     parts: list[str] = []
+    majority = next((row.mean for row in rows if row.method == "majority"), None)
+    if majority is not None and best.low is not None and best.low <= majority and data.metric not in RAW_METRICS:
+        what = "the most frequent label" if data.task == "classification" else "the mean"
+        return [
+            f"None is clearly better than always answering {what} ({points(majority, data.metric)}): "
+            "train longer, or check the labels."
+        ]
     for row in rows:
         if row.mean is None or row.role != "baseline":
             continue
@@ -183,9 +190,10 @@ def next_steps(judged: Judgement) -> tuple[str, ...]:
         steps.append(f"label more test rows: about {number(two_digits(judged.need_items))} in all")
     within = {label: judged.losses[label] for label in judged.best_set if label in judged.losses}
     if within and judged.reason == "undecided":
-        label = min(within, key=lambda name: within[name])
-        margin = math.ceil(1000 * within[label]) / 10
-        steps.append(f"accept a wider margin: with --margin {margin:g} the answer is {shown(label)}")
+        least = min(within.values())
+        winners = [label for label, loss in within.items() if loss == least]
+        answer = f", and the answer is {shown(winners[0])}" if len(winners) == 1 else ""
+        steps.append(f"accept a wider margin: --margin {math.ceil(1000 * least) / 10:g} decides{answer}")
     return tuple(steps)
 
 

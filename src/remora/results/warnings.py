@@ -8,6 +8,8 @@ from remora.results.summary_schema import Row, Tuning, Warning
 from remora.results.wording import listing, plural, points, rate
 
 TINY_TEST = 200
+# Notes on the data that say how the splits were made, not that something is odd.
+USUAL_NOTES = ("cut-", "limit-", "task", "duplicates")
 
 
 def collect_warnings(
@@ -40,7 +42,7 @@ def collect_warnings(
         *_edges(tuned),
         *_tuning_losses(run, tuned),
         *_truncated(run, finals),
-        *_overlap(run.data),
+        *_data_notes(run.data),
     )
 
 
@@ -148,9 +150,8 @@ def _truncated(run: RunDirectory, finals: Mapping[str, Sequence[TrialResult]]) -
     return found
 
 
-def _overlap(data: DataInfo) -> list[Warning]:
+def _data_notes(data: DataInfo) -> list[Warning]:
+    """What was odd about the data; how the splits were made is in the report's protocol."""
     return [
-        Warning(kind="overlap", message=f"{note.message}: {note.count}")
-        for note in data.notes
-        if "overlap" in note.kind and note.count
+        Warning(kind=note.kind, message=note.message) for note in data.notes if not note.kind.startswith(USUAL_NOTES)
     ]
