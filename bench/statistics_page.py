@@ -129,12 +129,16 @@ def _verdict(cells: Sequence[Cell]) -> list[str]:
             f"* False alarms, tuning fixed, {what}: at most {_percent(high)}; "
             f"{above} of {len(shown)} cells lie above 5 % + 2 standard errors."
         )
-    for key, what in (("cover_mean", "a method's mean"), ("cover_difference", "a difference")):
+    for key, what in (
+        ("cover_mean", "a method's mean"),
+        ("cover_difference", "a difference"),
+        ("cover_all_differences", "all differences at once"),
+    ):
         shown = [cell.measures[key] for cell in cells if cell.scenario in ("tie", "gap")]
         low = min(shown, key=lambda entry: 1.0 if entry.value is None else entry.value)
         below = sum((1.0 if e.value is None else e.value) < 0.95 - 2 * (e.se or 0.0) for e in shown)
         lines.append(
-            f"* Coverage of the 95 % interval of {what}: at least {_percent(low)}; "
+            f"* Coverage of the 95 % interval for {what}: at least {_percent(low)}; "
             f"{below} of {len(shown)} cells lie below 95 % - 2 standard errors."
         )
     gaps = [cell for cell in cells if cell.scenario == "gap"]
