@@ -10,7 +10,7 @@ from remora.report.page import build_page
 from remora.report.terminal import render_rows
 from remora.results.store import read_run
 from remora.results.summary import summary_of
-from remora.results.summary_schema import StudySummary
+from remora.results.summary_schema import StudySummary, Warning
 
 
 def printed(summary: StudySummary, width: int) -> list[str]:
@@ -70,3 +70,12 @@ def test_every_picture_of_the_page_is_drawn(name: str, request: pytest.FixtureRe
     page = build_page(summary, drawn)
     pictures = [block.name for section in page.sections for block in section.blocks if block.kind == "picture"]  # type: ignore[union-attr]
     assert sorted(pictures) == sorted(drawn)
+
+
+def test_equal_warnings_are_told_once(summary: StudySummary) -> None:
+    twice = tuple(Warning(kind="x", message="something odd", label=label) for label in ("lora", "dora"))
+    page = build_page(summary.model_copy(update={"warnings": twice}), {})
+    section = next(section for section in page.sections if section.id == "warnings")
+    (block,) = section.blocks
+    assert block.kind == "bullets"
+    assert list(block.items) == [("lora and dora:", "Something odd.")]  # type: ignore[union-attr]

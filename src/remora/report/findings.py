@@ -25,6 +25,7 @@ from remora.results.wording import (
     count,
     duration,
     interval,
+    listing,
     metric_name,
     p_value,
     plural,
@@ -104,8 +105,13 @@ def read_first(summary: StudySummary) -> Section | None:
     """All warnings; None when there are none."""
     if not summary.warnings:
         return None
+    about: dict[tuple[str, str], list[str]] = {}
+    for warning in summary.warnings:
+        labels = about.setdefault((warning.kind, warning.message), [])
+        labels += [shown(warning.label, NAME)] if warning.label else []
     items = [
-        (shown(w.label, NAME) + ":" if w.label else "", _sentence(shown(w.message, 400))) for w in summary.warnings
+        (f"{listing(labels)}:" if labels else "", _sentence(shown(message, 400)))
+        for (_, message), labels in about.items()
     ]
     return Section(id="warnings", title="Read this first", blocks=[Bullets(items=items)])
 
