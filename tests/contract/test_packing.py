@@ -1,4 +1,4 @@
-"""Lane independence: what a trial gives does not depend on its neighbours, on refills, on how a step is cut, or on order."""
+"""Lane independence: what a trial gives does not depend on neighbours, refills, the cutting of a step, or order."""
 
 import math
 from dataclasses import replace
@@ -13,7 +13,7 @@ from tests.contract.checks import largest_difference, no_global_randomness
 from tests.tiny import tiny_base
 from tests.trials import add_method, run, spec, toy_data, toy_examples
 
-DATA = toy_data(toy_examples(20), validation=toy_examples(5, seed=1))
+DATA = toy_data(toy_examples(20, high=16), validation=toy_examples(5, seed=1))
 NUM_STEPS = 50
 
 

@@ -1,0 +1,151 @@
+"""Contracts of what is stored: bit-equal back, loaded by peft with the same logits, merged into plain weights."""
+
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from remora.adapters.format import AdapterInfo, save_adapter
+from remora.adapters.merge import merged_tensors
+from remora.adapters.record import PEFT_CONFIG, TENSOR_FILE
+from remora.engine.trial import TrialOutcome
+from remora.errors import AdapterError
+from remora.models.base import Base
+from remora.predict import Predictor, load_adapter
+from tests.contract.cases import CASES, Case, every_cell
+from tests.tiny import tiny_base, tiny_hf
+from tests.trials import padded, run, spec, toy_data, toy_examples
+
+# What peft does inside transformers, and what it says of LLaMA's layers, which have no biases; all else is an error.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning"),
+    pytest.mark.filterwarnings("ignore:Detected that the base layer has no bias term:UserWarning"),
+]
+
+EXAMPLES = toy_examples(8)
+INFO = AdapterInfo(
+    label="toy",
+    task="classification",
+    label_names=("no", "yes"),
+    num_texts=1,
+    data_name="toy",
+    data_hash="0",
+    metric="accuracy",
+    max_length=32,
+)
+NO_PEFT_FORM = {"full", "head"}
+
+
+@cache
+def trained(arch: str) -> tuple[Base, dict[str, TrialOutcome]]:
+    """Every method trained on one architecture, in packs; shared by all tests of this process."""
+    base = tiny_base(arch)
+    specs = [spec(case.name, case.settings, id=case.id, lr=0.02) for case in CASES]
+    return base, run(base, toy_data(EXAMPLES), specs)
+
+
+def saved(arch: str, case: Case, folder: Path) -> tuple[Base, TrialOutcome, Predictor]:
+    base, outcomes = trained(arch)
+    save_adapter(folder, base, outcomes[case.id], INFO)
+    return base, outcomes[case.id], load_adapter(folder, base)
+
+
+def transformers_logits(model: torch.nn.Module, base: Base) -> np.ndarray:
+    batch = padded(EXAMPLES, range(len(EXAMPLES)), int(base.config.pad_token_id or 0))
+    if not base.takes_type_ids:
+        batch.pop("token_type_ids")
+    with torch.no_grad():
+        return model(**batch).logits.numpy()
+
+
+@every_cell
+def test_stored_and_read_back_bit_for_bit(arch: str, case: Case, tmp_path: Path) -> None:
+    _, outcome, predictor = saved(arch, case, tmp_path / "adapter")
+    loaded = predictor.loaded
+    assert all(torch.equal(value, outcome.adapter[name]) for name, value in loaded.adapter.trained().items())
+    assert set(loaded.adapter.trained()) == set(outcome.adapter)
+    assert all(torch.equal(value, outcome.head[name]) for name, value in loaded.head_params.items())
+    assert np.array_equal(predictor.logits_of(EXAMPLES), outcome.logits["validation"])
+
+
+@every_cell
+def test_peft_loads_it_and_agrees(arch: str, case: Case, tmp_path: Path) -> None:
+    from peft import PeftModel
+
+    folder = tmp_path / "adapter"
+    base, outcome, _ = saved(arch, case, folder)
+    has_form = (folder / PEFT_CONFIG).is_file()
+    # peft's BEFT takes no Conv1D, which is what GPT-2 is made of
+    assert has_form == (case.name not in NO_PEFT_FORM and (case.name, arch) != ("bitfit", "gpt2"))
+    if not has_form:
+        return
+    model = tiny_hf(arch)
+    model.config.pad_token_id = int(base.config.pad_token_id or 0)
+    loaded = PeftModel.from_pretrained(model, str(folder)).eval()  # its warnings are errors here
+    if case.cls.identity_at_init:
+        np.testing.assert_allclose(transformers_logits(loaded, base), outcome.logits["validation"], rtol=0, atol=5e-6)
+
+
+@every_cell
+def test_merged_equals_unmerged(arch: str, case: Case, tmp_path: Path) -> None:
+    base, outcome, predictor = saved(arch, case, tmp_path / "adapter")
+    lacks_biases = case.name == "bitfit" and arch == "llama"
+    if lacks_biases or not (case.cls.mergeable or case.name in NO_PEFT_FORM):
+        with pytest.raises(AdapterError, match="cannot be merged"):
+            merged_tensors(base, predictor.loaded)
+        return
+    before = base.hash()
+    model = tiny_hf(arch)
+    report = model.load_state_dict(merged_tensors(base, predictor.loaded), strict=False)
+    assert report.missing_keys == []
+    assert report.unexpected_keys == []
+    np.testing.assert_allclose(transformers_logits(model, base), outcome.logits["validation"], rtol=0, atol=5e-6)
+    assert base.hash() == before
+
+
+def test_the_comparison_with_peft_can_fail(tmp_path: Path) -> None:
+    """Training moves the logits by far more than the tolerance."""
+    base, outcomes = trained("bert")
+    plain = transformers_logits(tiny_hf("bert"), base)
+    for case in CASES:
+        assert np.abs(outcomes[case.id].logits["validation"] - plain).max() > 1e-3, case.id
+
+
+@pytest.mark.parametrize("arch", ["bert", "roberta", "distilbert", "electra", "llama", "gpt2", "deberta-v3"])
+def test_hidden_states_of_prompts_agree_with_peft(arch: str, tmp_path: Path) -> None:
+    """peft's classification models read a virtual token, so the backbone's hidden states are compared."""
+    from peft import PeftModel
+
+    case = next(case for case in CASES if case.id == "prompt-tuning-1")
+    base, outcome, predictor = saved(arch, case, tmp_path / "adapter")
+    hf = tiny_hf(arch)
+    num = case.settings["num_virtual_tokens"]
+    peft = PeftModel.from_pretrained(hf, str(tmp_path / "adapter")).eval()
+    batch = padded(EXAMPLES, range(len(EXAMPLES)), int(base.config.pad_token_id or 0))
+    prompt = peft.get_prompt(batch_size=len(EXAMPLES))
+    backbone = hf.get_submodule(base.arch.prefix)
+    inputs = {
+        "inputs_embeds": torch.cat([prompt, backbone.get_input_embeddings()(batch["input_ids"])], 1),
+        "attention_mask": F.pad(batch["attention_mask"], (num, 0), value=1),
+    }
+    if base.takes_type_ids:
+        inputs["token_type_ids"] = F.pad(batch["token_type_ids"], (num, 0))
+    with torch.no_grad():
+        hidden = backbone(**inputs).last_hidden_state
+        last = num + batch["attention_mask"].sum(1) - 1
+        rows = hidden[torch.arange(len(EXAMPLES)), last] if base.pooling == "last" else hidden[:, num]
+        logits = predictor.loaded.head.forward(predictor.loaded.head_params, rows).numpy()
+    np.testing.assert_allclose(logits, outcome.logits["validation"], rtol=0, atol=5e-6)
+
+
+def test_files_of_every_kind_of_storage(tmp_path: Path) -> None:
+    names = {"lora-0": "peft", "bitfit-0": "remora", "head-0": "remora", "full-0": "checkpoint", "vera-0": "peft"}
+    for number, (case_id, storage) in enumerate(names.items()):
+        case = next(case for case in CASES if case.id == case_id)
+        _, _, predictor = saved("bert", case, tmp_path / str(number))
+        files = {path.name for path in (tmp_path / str(number)).iterdir()}
+        assert predictor.record.storage == storage
+        assert {"README.md", "remora.json", TENSOR_FILE[predictor.record.storage]} <= files
