@@ -4,6 +4,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from remora.config.schema import DataConfig
@@ -163,7 +164,7 @@ def assemble(name: str, tables: Mapping[str, Sequence[Table]], config: DataConfi
     notes += labels.notes
     notes += repeat_notes(checked.rows)
     parts, part_notes = partition(
-        checked.rows, labels, config, {split: group[0].source for split, group in tables.items()}
+        checked.rows, labels, config, {split: _without_folder(group[0].source) for split, group in tables.items()}
     )
     notes += part_notes
     return _finish(name, columns, labels, parts, config, card, notes)
@@ -218,6 +219,11 @@ def _hash(texts: Sequence[tuple[str, ...]], labels: Sequence[str | float]) -> st
             data = part.encode()
             digest.update(len(data).to_bytes(8, "little") + data)
     return digest.hexdigest()
+
+
+def _without_folder(source: str) -> str:
+    """A file's name alone: results are passed on, and where the data lay is nobody else's business."""
+    return Path(source).name if Path(source).is_file() else source
 
 
 def _shared_columns(split: str, tables: Sequence[Table]) -> list[str]:

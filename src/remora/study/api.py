@@ -130,6 +130,7 @@ def run_study(
     start = time.monotonic()
     run_dir = out if out is not None else Path("runs") / f"{config.name}-{fingerprint(config)[:8]}"
     config, origin = _resume_config(config, run_dir)
+    config = _with_absolute_paths(config)
     with _only_coordinator(run_dir):
         context = open_context(config, dataset=dataset)
         context, plan = _settle(context)
@@ -337,6 +338,20 @@ def _resume_config(config: StudyConfig, run_dir: Path) -> tuple[StudyConfig, str
     raise ConfigError(
         f"{run_dir} holds another study ({begun.name}, {begun.fingerprint[:8]})",
         "give another --out, or go on with that study: remora resume " + shlex.quote(str(run_dir)),
+    )
+
+
+def _with_absolute_paths(config: StudyConfig) -> StudyConfig:
+    """The same study, readable from any working directory: workers and a later resume may have another."""
+
+    def absolute(value: str | None) -> str | None:
+        return str(Path(value).resolve()) if value is not None and Path(value).exists() else value
+
+    data = config.data.model_copy(
+        update={name: absolute(getattr(config.data, name)) for name in ("path", "train", "validation", "test")}
+    )
+    return config.model_copy(
+        update={"data": data, "model": config.model.model_copy(update={"id": absolute(config.model.id)})}
     )
 
 
