@@ -21,8 +21,8 @@ from remora.study.launch import worker_environment
 from remora.study.machine import give_memory_back
 from remora.study.trials import PlannedTrial
 
-_WARM_UP = 3
-_STEPS = 9
+_WARM_UP = 2
+_STEPS = 6
 
 
 def measure(run_dir: Path, trial: PlannedTrial, threads: int) -> RowCost:
