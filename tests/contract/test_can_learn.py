@@ -1,0 +1,69 @@
+"""Every method can learn: with a frozen random head it makes 64 real sentences fit, on the real pretrained model."""
+
+import gzip
+import json
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from remora.data.tokenize import TextEncoder
+from remora.engine import loop
+from remora.engine.lanes import Lane
+from remora.engine.trial import Examples
+from remora.models.load import load_base
+from tests.contract.cases import ADAPTER_CASES
+from tests.trials import run, spec, toy_data
+
+STEPS, ENOUGH = 300, 0.42
+
+
+class FrozenHeadLane(Lane):
+    """Its head stays as drawn; it stops early once the last losses are low, to save time."""
+
+    def update(self, loss: float) -> None:
+        for value in self.head_params.values():
+            assert value.grad is not None
+            value.grad.zero_()
+        super().update(loss)
+
+    @property
+    def finished(self) -> bool:
+        return super().finished or (self.step >= 40 and float(np.mean(self.losses[-8:])) < ENOUGH)
+
+
+def short_sentences(folder: Path, tokenizer: object) -> Examples:
+    """32 short sentences of either class."""
+    by_class: defaultdict[str, list[str]] = defaultdict(list)
+    with gzip.open(folder / "sst2" / "train.jsonl.gz", "rt", encoding="utf-8") as lines:
+        for line in lines:
+            row = json.loads(line)
+            if 6 <= len(row["sentence"].split()) <= 9 and len(by_class[row["label"]]) < 32:
+                by_class[row["label"]].append(row["sentence"])
+    texts = [(text,) for label in sorted(by_class) for text in by_class[label]]
+    encoded = TextEncoder(tokenizer).encode_texts(texts, 64)
+    assert encoded.type_ids is not None
+    return Examples(ids=encoded.ids, type_ids=encoded.type_ids, targets=np.repeat([0, 1], 32))
+
+
+@pytest.mark.real
+def test_every_method_can_learn(shared_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base = load_base("minilm", dtype=torch.bfloat16)
+    data = toy_data(short_sentences(shared_data, base.tokenizer))
+    monkeypatch.setattr(loop, "Lane", FrozenHeadLane)
+    common = {"batch_size": 16, "epochs": STEPS, "max_steps": STEPS, "weight_decay": 0.0, "base_dropout": False}
+    untouched = spec("lora", id="untouched", lr=1e-12, **{**common, "max_steps": 1})
+    start = run(base, data, [untouched])["untouched"].metrics["validation"]["accuracy"]
+    assert start < 0.8
+    waiting = {case.name: case for case in ADAPTER_CASES if case.number == 0}
+    for point in (2, 3):  # of the four learning rates that tuning would try
+        lrs = {name: case.cls.lr_range.grid(4)[point] for name, case in waiting.items()}
+        specs = [spec(name, case.settings, id=name, lr=lrs[name], **common) for name, case in waiting.items()]
+        for name, outcome in run(base, data, specs, slots=4).items():
+            assert outcome.grad_norm["min"] > 0, name
+            bound = max(waiting[name].cls.min_train_accuracy, start + 0.1)
+            if outcome.status == "done" and outcome.metrics["validation"]["accuracy"] >= bound:
+                del waiting[name]
+    assert not waiting
