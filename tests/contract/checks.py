@@ -77,13 +77,18 @@ def check_trains_only_its_own(before: RecordedStep, outcome: TrialOutcome) -> No
 
 
 def check_naive(
-    base: Base, model: torch.nn.Module, method: Method, examples: Examples, steps: list[RecordedStep]
+    base: Base,
+    model: torch.nn.Module,
+    method: Method,
+    examples: Examples,
+    steps: list[RecordedStep],
+    tolerance: float | None = None,
 ) -> None:
     """Losses and gradients are those of the paper's formula on padded batches, in float64.
 
     To 1e-9; LLaMA's norms, rotations and softmax compute in float32 whatever their input, so there to 1e-6.
     """
-    atol = 1e-6 if base.arch.model_type == "llama" else 1e-9
+    atol = tolerance or (1e-6 if base.arch.model_type == "llama" else 1e-9)
     for step in steps:
         values = {name: value.clone().requires_grad_() for name, value in step.adapter.items()}
         own = {name: value.clone().requires_grad_() for name, value in {**step.head, **step.base}.items()}
