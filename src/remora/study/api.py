@@ -131,9 +131,8 @@ def run_study(
     run_dir = out if out is not None else Path("runs") / f"{config.name}-{fingerprint(config)[:8]}"
     config, origin = _resume_config(config, run_dir)
     config = _with_absolute_paths(config)
+    context, plan = _settle(open_context(config, dataset=dataset))
     with _only_coordinator(run_dir):
-        context = open_context(config, dataset=dataset)
-        context, plan = _settle(context)
         run = _Run(context=context, run_dir=run_dir, progress=progress, rows=study_rows(context.config, context.base))
         run.write_header(origin, plan.cuts)
         progress.note(_cost_line(plan, context))
