@@ -15,7 +15,6 @@ from pathlib import Path
 
 from remora.config.load import dump_yaml, fingerprint, read_study
 from remora.config.schema import StudyConfig
-from remora.data.dataset import Dataset
 from remora.errors import ConfigError, RemoraError, ResourceError
 from remora.report.terminal import render_rows
 from remora.report.write import write_report
@@ -102,27 +101,23 @@ class StudyResult:
         return Path(path)
 
 
-def plan_study(config: StudyConfig, *, dataset: Dataset | None = None) -> StudyPlan:
+def plan_study(config: StudyConfig) -> StudyPlan:
     """What a study would run and cost, without training.
 
     Raises:
         RemoraError: anything that would stop the study.
     """
-    context = open_context(config, dataset=dataset)
-    _, plan = _settle(context)
+    _, plan = _settle(open_context(config))
     return plan
 
 
-def run_study(
-    config: StudyConfig, out: Path | None = None, *, progress: Progress, dataset: Dataset | None = None
-) -> StudyResult:
+def run_study(config: StudyConfig, out: Path | None = None, *, progress: Progress) -> StudyResult:
     """Run a study, or finish one that was stopped: trials found finished are kept.
 
     Args:
         config: what to run.
         out: run directory; by default ``runs/<name>-<hash8>``.
         progress: told what happens.
-        dataset: already read, when it came as a DataFrame.
 
     Raises:
         RemoraError: bad data, model or settings before anything runs; another study in `out`; no resources.
@@ -131,7 +126,7 @@ def run_study(
     run_dir = out if out is not None else Path("runs") / f"{config.name}-{fingerprint(config)[:8]}"
     config, origin = _resume_config(config, run_dir)
     config = _with_absolute_paths(config)
-    context, plan = _settle(open_context(config, dataset=dataset))
+    context, plan = _settle(open_context(config))
     with _only_coordinator(run_dir):
         run = _Run(context=context, run_dir=run_dir, progress=progress, rows=study_rows(context.config, context.base))
         run.write_header(origin, plan.cuts)

@@ -67,21 +67,18 @@ class StudyContext:
         return TrialData(task=self.task, num_outputs=self.task.num_outputs, split=split, fingerprint=self.dataset.hash)
 
 
-def open_context(
-    config: StudyConfig, *, dataset: Dataset | None = None, dtype: torch.dtype | None = None
-) -> StudyContext:
+def open_context(config: StudyConfig, *, dtype: torch.dtype | None = None) -> StudyContext:
     """Read the data and load the base of a study.
 
     Args:
         config: the study.
-        dataset: already read, when it came as a DataFrame.
         dtype: compute type already chosen; by default the configuration's, or the faster one here.
 
     Raises:
         DataError: the data cannot be used.
         ModelError: the model cannot be used.
     """
-    data = dataset if dataset is not None else load_dataset(config.data)
+    data = load_dataset(config.data)
     chosen = dtype if dtype is not None else choose_dtype(config.model)
     base = load_base(config.model.id, revision=config.model.revision, dtype=chosen)
     limit = config.model.max_length or _DEFAULT_LENGTH
