@@ -145,6 +145,7 @@ def _adapter_info(context: StudyContext, trial: PlannedTrial, outcome: TrialOutc
         task=dataset.task,
         label_names=dataset.label_names,
         num_texts=len(dataset.text_columns),
+        text_columns=dataset.text_columns,
         data_name=dataset.name,
         data_hash=dataset.hash,
         metric=dataset.metric,
