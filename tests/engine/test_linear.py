@@ -136,3 +136,18 @@ def test_blocks_of_a_fused_projection_join_to_one_change() -> None:
 def test_a_block_cannot_scale_the_input_of_the_others() -> None:
     with pytest.raises(AssertionError, match="cannot scale the input"):
         widen(LinearChange(in_scale=torch.ones(D)), torch.arange(O), 3 * O)
+
+
+@pytest.mark.parametrize(("trained", "dropout", "kept"), [(True, 0.0, True), (True, 0.3, False), (False, 0.3, False)])
+def test_the_input_is_kept_only_for_a_trained_A(trained: bool, dropout: float, kept: bool) -> None:
+    """With dropout the dropped input is kept instead; with A frozen (LoRA-FA) nothing as wide as the input is."""
+    x, weight, bias = base()
+    parts = {name: value for name, value in drawn(0).items() if name in ("A", "B")}
+    parts["A"].requires_grad_(trained)
+    change = LinearChange(**parts, dropout=dropout)
+    y = changed_linear(x, weight, bias, [LaneChange(rows=slice(0, 3 * T), change=change)], layout(training=True))
+    shapes = [tuple(value.shape) for value in y.grad_fn.saved_tensors if value.is_floating_point()]
+    assert ((3 * T, D) in shapes) == trained
+    assert any(value is x or value.data_ptr() == x.data_ptr() for value in y.grad_fn.saved_tensors) == kept
+    y.sum().backward()
+    assert parts["B"].grad is not None

@@ -70,7 +70,14 @@ class _ChangedLinear(Function):
                     x_in[term.rows] *= cast[term.parts["in_scale"]]
         bias_later = any("out_scale" in term.parts for term in terms)
         y_TO = torch.nn.functional.linear(x_in, weight_OD, None if bias_later else bias_O)
-        saved: list[Tensor] = [x_TD, weight_OD, *cast]
+        # A frozen A (LoRA-FA, VeRA) or none at all needs no input in the backward pass: that is what these save.
+        trains_A = [ctx.needs_input_grad[5 + term.parts["A"]] if "A" in term.parts else False for term in terms]
+        drops = [layout.training and term.dropout > 0 for term in terms]
+        keeps_x = any(
+            "in_scale" in term.parts or (trained and not dropping)
+            for term, trained, dropping in zip(terms, trains_A, drops, strict=True)
+        )
+        saved: list[Tensor] = [x_TD if keeps_x else x_TD.new_empty(0), weight_OD, *cast]
         kept: list[tuple[int | None, int | None, int | None, int | None]] = []
 
         def keep(value: Tensor) -> int:
@@ -78,12 +85,12 @@ class _ChangedLinear(Function):
             return len(saved) - 1
 
         covered: list[slice] = []
-        for term in terms:
+        for term, trained, dropping in zip(terms, trains_A, drops, strict=True):
             y = y_TO[term.rows]
             dropped = mask = hidden = scaled = None
             if "A" in term.parts:
                 x = x_TD[term.rows]
-                if layout.training and term.dropout > 0:
+                if dropping:
                     dropout = layout.dropout
                     keys = (
                         dropout.shared_keys(term.site, x.shape[:1])
@@ -92,7 +99,7 @@ class _ChangedLinear(Function):
                     )
                     bits = keep_mask(keys, x.shape[1], term.dropout)
                     x = apply_mask(x, bits, term.dropout)
-                    dropped, mask = keep(x), keep(bits)
+                    dropped, mask = keep(x) if trained else None, keep(bits)
                 low = x @ cast[term.parts["A"]].T
                 hidden = keep(low)
                 y.add_(low @ cast[term.parts["B"]].T, alpha=term.scale)
@@ -135,10 +142,10 @@ class _ChangedLinear(Function):
             if "A" not in term.parts:
                 low_grads.append(None)
                 continue
-            x = x_TD[term.rows] if dropped is None else saved[dropped]
             low_grad = (grad @ cast[term.parts["B"]]).mul_(term.scale)
             low_grads.append(low_grad)
             if ctx.needs_input_grad[5 + term.parts["A"]]:
+                x = x_TD[term.rows] if dropped is None else saved[dropped]
                 out[term.parts["A"]] = low_grad.T @ x
             if ctx.needs_input_grad[5 + term.parts["B"]]:
                 out[term.parts["B"]] = (grad.T @ saved[hidden]).mul_(term.scale)
