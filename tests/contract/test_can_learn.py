@@ -17,7 +17,7 @@ from remora.models.load import load_base
 from tests.contract.cases import ADAPTER_CASES
 from tests.trials import run, spec, toy_data
 
-STEPS, ENOUGH = 300, 0.42
+STEPS, ENOUGH = 300, 0.47
 
 
 class FrozenHeadLane(Lane):
@@ -53,7 +53,7 @@ def test_every_method_can_learn(shared_data: Path, monkeypatch: pytest.MonkeyPat
     base = load_base("minilm", dtype=torch.bfloat16)
     data = toy_data(short_sentences(shared_data, base.tokenizer))
     monkeypatch.setattr(loop, "Lane", FrozenHeadLane)
-    common = {"batch_size": 16, "epochs": STEPS, "max_steps": STEPS, "weight_decay": 0.0, "base_dropout": False}
+    common = {"batch_size": 8, "epochs": STEPS, "max_steps": STEPS, "weight_decay": 0.0, "base_dropout": False}
     untouched = spec("lora", id="untouched", lr=1e-12, **{**common, "max_steps": 1})
     start = run(base, data, [untouched])["untouched"].metrics["validation"]["accuracy"]
     assert start < 0.8
