@@ -1,6 +1,7 @@
 """What a command prints about a study: its plan before, its outcome after."""
 
 import shlex
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -92,7 +93,7 @@ def print_outcome(summary: StudySummary, run_dir: Path, next_command: str) -> No
     # A pipe or a file has no width of its own; there the table takes the room it needs.
     Console(width=terminal.width if terminal.is_terminal else 140).print(render_rows(summary))
     click.echo()
-    click.echo(summary.recommendation.text)
+    click.echo(textwrap.fill(summary.recommendation.text, 100, break_on_hyphens=False))
     for step in summary.recommendation.next_steps:
         click.echo(f"  - {step}")
     for warning in summary.warnings:
