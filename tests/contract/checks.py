@@ -86,9 +86,9 @@ def check_naive(
 ) -> None:
     """Losses and gradients are those of the paper's formula on padded batches, in float64.
 
-    To 1e-9; LLaMA's norms, rotations and softmax compute in float32 whatever their input, so there to 1e-6.
+    To 1e-9; LLaMA's norms, rotations and softmax compute in float32 whatever their input, so there to 5e-6.
     """
-    atol = tolerance or (1e-6 if base.arch.model_type == "llama" else 1e-9)
+    atol = tolerance or (5e-6 if base.arch.model_type == "llama" else 1e-9)
     for step in steps:
         values = {name: value.clone().requires_grad_() for name, value in step.adapter.items()}
         own = {name: value.clone().requires_grad_() for name, value in {**step.head, **step.base}.items()}

@@ -147,12 +147,12 @@ def load_onto(folder: Path, record: AdapterRecord, base: Base) -> LoadedAdapter:
         own = {base.arch.hf_prefix + key: tuple(p.shape) for key, p in base.model.named_parameters()}
         pooler = {key: tuple(value.shape) for key, value in base.pooler.items()}
         check_names(path, tensors, {**own, **pooler, **head.shapes})
-        head_params = {key: tensors.pop(key) for key in head.shapes}
+        head_params = {key: tensors.pop(key).clone() for key in head.shapes}
         return LoadedAdapter(record=record, adapter=fresh, head=head, head_params=head_params, base_params=tensors)
     values = (
         _from_own(path, tensors, fresh, head) if record.storage == "remora" else _from_peft(path, tensors, fresh, head)
     )
-    head_params = {key: values.pop(f"head.{key}") for key in head.shapes}
+    head_params = {key: values.pop(f"head.{key}").clone() for key in head.shapes}
     adapter = filled_adapter(method, base, {**_all_tensors(fresh), **values}, 0)
     return LoadedAdapter(record=record, adapter=adapter, head=head, head_params=head_params, base_params={})
 
@@ -169,11 +169,12 @@ def filled_adapter(method: Method, base: Base, values: Mapping[str, Tensor], see
     sites = method.sites(base)
     adapter = init_adapter(method, sites, {site.id: weights_at(base, site) for site in sites}, seed)
     device = next(base.model.parameters()).device
-    adapter.shared = {name: values.get(name, value).to(device) for name, value in adapter.shared.items()}
+    # Cloned, so that they lie where torch puts tensors: the bits of a matrix product depend on the alignment.
+    adapter.shared = {name: values.get(name, value).clone().to(device) for name, value in adapter.shared.items()}
     for key, state in adapter.states.items():
         for group in (state.trained, state.frozen):
             for name in group:
-                group[name] = values.get(f"{key}.{name}", group[name]).to(device)
+                group[name] = values.get(f"{key}.{name}", group[name]).clone().to(device)
     return adapter
 
 

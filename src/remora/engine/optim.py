@@ -34,6 +34,10 @@ def lr_factor(step: int, num_steps: int, warmup: float, schedule: Literal["linea
     return max(0.0, (num_steps - step) / max(1, num_steps - num_warmup))
 
 
+_ALIGNMENT = 64
+"""Bytes; every tensor starts on such a boundary, as torch's own do, since the bits of a matrix product depend on it."""
+
+
 class FlatAdamW:
     """One lane's trained tensors and their optimizer.
 
@@ -57,8 +61,9 @@ class FlatAdamW:
         groups: dict[tuple[float, bool], list[str]] = {}
         for name, rule in ruled.items():
             groups.setdefault((rule.lr_multiplier, rule.decay), []).append(name)
-        total = sum(value.numel() for value in tensors.values())
-        self.flat = torch.empty(total, dtype=dtype, device=device)
+        line = _ALIGNMENT // dtype.itemsize
+        total = sum(-(-value.numel() // line) * line for value in tensors.values())
+        self.flat = torch.zeros(total, dtype=dtype, device=device)
         self.grad = torch.zeros(total, dtype=dtype, device=device)
         self.params: dict[str, Tensor] = {}
         segments: list[dict[str, object]] = []
@@ -73,7 +78,7 @@ class FlatAdamW:
                 leaf = self.flat[span].view(value.shape).detach().requires_grad_()
                 leaf.grad = self.grad[span].view(value.shape)
                 self.params[name] = leaf
-                at = span.stop
+                at = -(-span.stop // line) * line
             segment = self.flat[start:at].detach()
             segment.grad = self.grad[start:at]
             segments.append({"params": [segment], "weight_decay": weight_decay if decay else 0.0})
