@@ -149,3 +149,32 @@ def test_files_of_every_kind_of_storage(tmp_path: Path) -> None:
         files = {path.name for path in (tmp_path / str(number)).iterdir()}
         assert predictor.record.storage == storage
         assert {"README.md", "remora.json", TENSOR_FILE[predictor.record.storage]} <= files
+
+
+def agrees_with_peft(base: Base, arch: str, case: Case, folder: Path) -> None:
+    from peft import PeftModel
+
+    outcome = run(base, toy_data(EXAMPLES), [spec(case.name, case.settings, lr=0.02)]).popitem()[1]
+    save_adapter(folder, base, outcome, INFO)
+    assert np.array_equal(load_adapter(folder, base).logits_of(EXAMPLES), outcome.logits["validation"])
+    model = tiny_hf(arch)
+    model.config.pad_token_id = int(base.config.pad_token_id or 0)
+    loaded = PeftModel.from_pretrained(model, str(folder)).eval()
+    np.testing.assert_allclose(transformers_logits(loaded, base), outcome.logits["validation"], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("arch", ["gpt_neox", "phi3", "modernbert", "albert"])
+@pytest.mark.parametrize("case_id", ["lora-0", "dora-0", "rslora-0", "ia3-0", "vera-0"])
+def test_interleaved_fused_and_repeated_layers_in_peft(arch: str, case_id: str, tmp_path: Path) -> None:
+    """GPT-NeoX alternates q, k, v head by head, Phi-3 and ModernBERT fuse them, ALBERT runs one layer three times."""
+    case = next(case for case in CASES if case.id == case_id)
+    agrees_with_peft(tiny_base(arch), arch, case, tmp_path / "a")
+
+
+@pytest.mark.parametrize("arch", ["bert", "albert", "modernbert"])
+def test_a_pooler_that_the_checkpoint_lacks_is_trained_and_saved(arch: str, tmp_path: Path) -> None:
+    """peft alone would leave it frozen at random and out of the file."""
+    base = tiny_base(arch, pooler=False)
+    assert base.pooler == {}
+    case = next(case for case in CASES if case.id == "lora-0")
+    agrees_with_peft(base, arch, case, tmp_path / "a")
