@@ -8,11 +8,10 @@ from pathlib import Path
 from remora.cli.console import parse_duration
 from remora.config.load import build_study, load_yaml
 from remora.config.methods_arg import parse_methods
-from remora.config.schema import DataConfig, MethodEntry, StudyConfig, StudyKind
+from remora.config.schema import ROW_SETTINGS, DataConfig, MethodEntry, StudyConfig, StudyKind
 from remora.config.tree import Tree, apply_overrides
 from remora.errors import ConfigError
 
-ROW_SETTINGS = ("lr", "stream")
 """Settings of a row that the study reads, not the method."""
 
 RECIPES = Path(__file__).resolve().parents[1] / "recipes"

@@ -57,6 +57,10 @@ class DataConfig(Settings):
     split_seed: int = 0
 
 
+ROW_SETTINGS = ("lr", "stream")
+"""Settings of a row that are not the method's own: a fixed learning rate, and a second stream for A/A studies."""
+
+
 class MethodEntry(Settings):
     """One row of the comparison: a method and its settings, which the method's own Config checks later."""
 

@@ -25,7 +25,7 @@ class PromptTuning(Method):
     label: ClassVar[str] = "prompt tuning"
     family: ClassVar = "additive"
     citation: ClassVar[str] = "Lester et al. 2021, arXiv:2104.08691"
-    lr_range: ClassVar[LogRange] = LogRange(1e-3, 5e-2)
+    lr_range: ClassVar[LogRange] = LogRange(5e-3, 3e-1)
     peft_type: ClassVar[str | None] = "PROMPT_TUNING"
     site_kinds: ClassVar[tuple[SiteKind, ...]] = ("embedding",)
     identity_at_init: ClassVar[bool] = False

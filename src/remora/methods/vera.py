@@ -41,7 +41,7 @@ class VeRA(Method):
     label: ClassVar[str] = "VeRA"
     family: ClassVar = "reparameterized"
     citation: ClassVar[str] = "Kopiczko et al. 2023, arXiv:2310.11454"
-    lr_range: ClassVar[LogRange] = LogRange(1e-3, 3e-2)
+    lr_range: ClassVar[LogRange] = LogRange(1e-3, 1e-1)
     peft_type: ClassVar[str | None] = "VERA"
     mergeable: ClassVar[bool] = True
     examples: ClassVar[tuple[dict[str, Any], ...]] = (

@@ -9,6 +9,7 @@ Metric values are fractions (0.91, not 91). JSON has no NaN and no Infinity: a n
 Paths are relative to the run directory, so that it can be moved.
 """
 
+import math
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
@@ -17,6 +18,11 @@ Purpose = Literal["tuning", "final", "baseline"]
 Status = Literal["done", "diverged", "failed"]
 TaskKind = Literal["classification", "regression"]
 Setting = JsonValue
+
+
+def finite(value: float | None) -> float | None:
+    """The number as JSON can hold it: None where it is not finite."""
+    return value if value is not None and math.isfinite(value) else None
 
 
 class Record(BaseModel):

@@ -1,8 +1,10 @@
 """Writes what a trial gave into its folder of the run directory; the result goes last, as the commit mark."""
 
-import math
+import json
 import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -10,17 +12,22 @@ from remora.adapters.format import AdapterInfo, save_adapter
 from remora.engine.trial import TrialOutcome
 from remora.methods.registry import get_method
 from remora.results.predictions import from_logits, write_predictions
-from remora.results.schema import CurvePoint, GradNorm, Pack, ParamCount, TrialResult
-from remora.results.store import trial_dir, write_result
+from remora.results.schema import CurvePoint, GradNorm, Pack, ParamCount, TrialResult, finite
+from remora.results.store import trial_dir, write_atomic, write_result
 from remora.study.context import StudyContext
 from remora.study.rows import MAJORITY
 from remora.study.trials import PlannedTrial
 
 
 def record_outcome(
-    run_dir: Path, context: StudyContext, trial: PlannedTrial, outcome: TrialOutcome, pack: Pack
+    run_dir: Path,
+    context: StudyContext,
+    trial: PlannedTrial,
+    outcome: TrialOutcome,
+    pack: Pack,
+    history: Sequence[Mapping[str, Any]],
 ) -> TrialResult:
-    """Write predictions, adapter and result of a finished or diverged trial.
+    """Write events, predictions, adapter and result of a finished or diverged trial.
 
     Args:
         run_dir: the run directory.
@@ -28,10 +35,14 @@ def record_outcome(
         trial: as planned.
         outcome: of the engine.
         pack: it was trained in.
+        history: what happened, one plain object per event.
     """
     folder = trial_dir(run_dir, trial.spec.id)
     if folder.exists():
         shutil.rmtree(folder)
+    ended = {"event": outcome.status, "step": outcome.step, "error": outcome.error}
+    lines = [json.dumps(event) for event in (*history, ended)]
+    write_atomic(folder / "events.jsonl", ("\n".join(lines) + "\n").encode())
     if outcome.logits:
         labels = {name: context.dataset.splits[name].labels for name in outcome.logits}
         names = context.dataset.label_names
@@ -127,11 +138,6 @@ def record_majority(run_dir: Path, context: StudyContext, trial: str, label: str
     )
     write_result(run_dir, result)
     return result
-
-
-def finite(value: float | None) -> float | None:
-    """The number, or None where it is none."""
-    return value if value is not None and math.isfinite(value) else None
 
 
 def _params(trial: PlannedTrial, outcome: TrialOutcome) -> dict[str, int]:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from remora.config.schema import MethodEntry, ProtocolConfig, StudyConfig
+from remora.config.schema import ROW_SETTINGS, MethodEntry, ProtocolConfig, StudyConfig
 from remora.errors import ConfigError
 from remora.methods.base import Method
 from remora.methods.registry import get_method, list_methods
@@ -13,7 +13,6 @@ from remora.results.schema import RowPlan
 
 MAJORITY = "majority"
 UNTRAINED = "untrained"
-_RESERVED = ("lr", "stream")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +93,7 @@ def reference_row(rows: tuple[StudyRow, ...]) -> str | None:
 
 
 def _row(entry: MethodEntry, protocol: ProtocolConfig, base: Base) -> StudyRow:
-    settings = {name: value for name, value in entry.settings.items() if name not in _RESERVED}
+    settings = {name: value for name, value in entry.settings.items() if name not in ROW_SETTINGS}
     method = get_method(entry.id, settings)
     method.sites(base)
     fixed = entry.settings.get("lr", protocol.lr)

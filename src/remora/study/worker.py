@@ -5,6 +5,7 @@ counts is in the trial folders.
 """
 
 import argparse
+import datetime
 import json
 import os
 import sys
@@ -13,6 +14,8 @@ import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+
+from remora.results.schema import finite
 
 Say = Callable[[dict[str, Any]], None]
 _EVERY_SECONDS = 0.5
@@ -24,8 +27,14 @@ class _Reporter:
     def __init__(self, say: Say) -> None:
         self._say = say
         self._last: dict[str, float] = {}
+        self.history: dict[str, list[dict[str, Any]]] = {}
+
+    def _keep(self, trial: str, **values: Any) -> None:
+        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        self.history.setdefault(trial, []).append({"time": now, **values})
 
     def started(self, spec: Any, num_steps: int) -> None:
+        self._keep(spec.id, event="started", steps=num_steps)
         self._say({"event": "started", "trial": spec.id, "total": num_steps})
 
     def step(self, spec: Any, step: int, num_steps: int, loss: float) -> None:
@@ -36,6 +45,14 @@ class _Reporter:
 
     def epoch(self, spec: Any, point: Any) -> None:
         metric = next(iter(point.validation.values())) if point.validation else None
+        self._keep(
+            spec.id,
+            event="epoch",
+            epoch=point.epoch,
+            step=point.step,
+            train_loss=finite(point.train_loss),
+            validation=dict(point.validation or {}),
+        )
         self._say({"event": "epoch", "trial": spec.id, "step": point.step, "metric": metric, "loss": point.train_loss})
 
 
@@ -71,6 +88,7 @@ def work(run_dir: Path, threads: int, jobs: Any, say: Say) -> None:
             trials = [PlannedTrial.from_json(values) for values in job["trials"]]
             waiting = {trial.spec.id: trial for trial in trials}
             pack = Pack(id=job["pack"], lanes=0)
+            reporter = _Reporter(say)
             try:
                 outcomes = run_pack(
                     driver,
@@ -78,11 +96,12 @@ def work(run_dir: Path, threads: int, jobs: Any, say: Say) -> None:
                     [trial.spec for trial in trials],
                     slots=job["slots"],
                     tokens_per_pass=config.engine.tokens_per_pass,
-                    events=_Reporter(say),
+                    events=reporter,
                 )
                 for outcome in outcomes:
                     trial = waiting.pop(outcome.spec.id)
-                    result = record_outcome(run_dir, context, trial, outcome, pack)
+                    history = reporter.history.pop(outcome.spec.id)
+                    result = record_outcome(run_dir, context, trial, outcome, pack, history)
                     metric = result.metrics.get("validation", {}).get(context.dataset.metric)
                     say({"event": "finished", "trial": result.trial, "status": result.status, "metric": metric})
             except (RuntimeError, AssertionError, ValueError) as error:
