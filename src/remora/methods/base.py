@@ -151,7 +151,8 @@ class Method:
         label: how tables call it.
         family: place in the taxonomy of Xu et al. 2023 (arXiv:2312.12148).
         citation: author, year, arXiv id.
-        lr_range: the learning rates worth tuning, from the method's paper or its authors' code.
+        lr_range: the learning rates worth tuning: around its paper's, widened where small bases and short runs
+            need higher ones.
         peft_type: the type its adapter files carry, or None.
         mergeable: whether the trained model can be written as weights of the base's own shapes.
         site_kinds: the kinds of sites it can attach to.
