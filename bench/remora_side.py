@@ -20,6 +20,7 @@ from remora.engine.driver import Driver
 from remora.engine.loop import run_pack
 from remora.engine.trial import Examples, NoEvents, TrialOutcome, TrialSpec
 from remora.study.context import open_context
+from remora.study.machine import settle
 
 CURVE_PARTS = 12
 
@@ -127,6 +128,7 @@ def main() -> None:
     data = context.trial_data()
     train = data.split("train", 0)
     watch = Stopwatch(job)
+    settle()
     with Driver(context.base) as driver:
         todo = specs(job, len(train))
         done = {outcome.spec.id: outcome for outcome in run_pack(driver, data, todo, slots=len(todo), events=watch)}

@@ -29,7 +29,7 @@ LAYERS = (
     ("engine",),
     ("tasks", "methods"),
     ("models", "data"),
-    ("config", "datasets", "recipes"),
+    ("config", "datasets", "recipes", "native"),
     ("errors", "seeds", "paths"),
 )
 RANK = {name: rank for rank, names in enumerate(reversed(LAYERS)) for name in names}

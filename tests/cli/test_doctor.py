@@ -8,6 +8,7 @@ from remora.cli import checks
 from remora.cli.checks import Check
 from remora.cli.main import run_cli
 from remora.engine.selftest import train_tiny
+from remora.native import kernels
 from remora.study import machine
 
 
@@ -48,6 +49,13 @@ def test_precision_is_what_a_study_would_choose(monkeypatch: pytest.MonkeyPatch)
     assert checks.check_precision().found.startswith("bfloat16 base; one thread multiplies 150 GFLOP/s in bfloat16, 50")
     speeds[torch.bfloat16] = 40e9
     assert checks.check_precision().found.startswith("float32 base")
+
+
+def test_missing_kernels_are_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "status", lambda: (False, "no C compiler (cc, gcc, clang)"))
+    check = checks.check_kernels()
+    assert (check.verdict, check.found) == ("warning", "no C compiler (cc, gcc, clang)")
+    assert "apt install gcc" in check.hint
 
 
 def test_measuring_restores_the_number_of_threads() -> None:

@@ -81,6 +81,17 @@ def check_precision() -> Check:
     return Check(name="precision", verdict="ok", found=found)
 
 
+def check_kernels() -> Check:
+    """Whether the compiled kernels are there; without them training on CPU takes longer."""
+    from remora.native import kernels
+
+    there, found = kernels.status()
+    if there:
+        return Check(name="kernels", verdict="ok", found=f"compiled for this processor ({found})")
+    hint = "install a C compiler (Debian: apt install gcc libc6-dev), or set CC to one"
+    return Check(name="kernels", verdict="warning", found=found, hint=hint)
+
+
 def check_threads() -> Check:
     """Why a study runs one worker with one thread per core: what more threads give to one product, measured."""
     from remora.study.machine import available_cores
@@ -199,6 +210,7 @@ def all_checks(folder: Path) -> list[Callable[[], Check]]:
         *(lambda package=package: check_version(package) for package in FLOORS),
         check_device,
         check_precision,
+        check_kernels,
         check_threads,
         check_memory,
         lambda: check_disk(folder),

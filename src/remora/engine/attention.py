@@ -2,7 +2,8 @@
 
 Sequences are gathered into buckets of like length, attended to by explicit products (on CPU several times faster than
 torch's fused kernel on short sequences, whose bf16 backward is slow), and put back. The backward pass is written out,
-so that nothing is kept but q, k, v and the probabilities.
+so that nothing is kept but q, k, v and the probabilities. Where the compiled kernel is there it takes passes of short
+sequences: it reads rows in place and keeps two numbers per query and head instead of probabilities.
 
 T rows, H heads, K key-value heads, G = H / K query heads per key-value head, F head features,
 N sequences of a bucket, L its length.
@@ -10,6 +11,7 @@ N sequences of a bucket, L its length.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -20,6 +22,10 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from remora.engine.dropout import apply_mask, keep_mask
 from remora.engine.hashing import feature_counters
 from remora.engine.layout import Bucket, Layout
+from remora.native import kernels
+
+NATIVE_LENGTH = 64
+"""Passes whose sequences are at most this long go to the compiled kernel; beyond it bfloat16 products are faster."""
 
 NAME = "remora_packed"
 
@@ -149,6 +155,56 @@ class _Attend(Function):
         return (*q_k_v, None, None, None)
 
 
+class _NativeAttend(Function):
+    """Forward and backward of attention by the compiled kernel, in float32 inside."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, q_THF: Tensor, k_TKF: Tensor, v_TKF: Tensor, layout: Layout, rule: AttentionRule, site: int
+    ) -> Tensor:
+        q_THF, k_TKF, v_TKF = (x if x.stride(2) == 1 else x.contiguous() for x in (q_THF, k_TKF, v_TKF))
+        num_rows, num_heads, features = q_THF.shape
+        out = torch.empty(num_rows, num_heads, features, dtype=q_THF.dtype)
+        stats = torch.empty(num_rows, num_heads, 2, dtype=torch.float32)
+        ctx.layout, ctx.rule, ctx.site = layout, rule, site
+        _native_call(q_THF, k_TKF, v_TKF, layout, rule, site).forward(out, stats)
+        ctx.save_for_backward(q_THF, k_TKF, v_TKF, stats)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        (grad_THF,) = grads
+        q_THF, k_TKF, v_TKF, stats = ctx.saved_tensors
+        out = [
+            torch.empty(x.shape, dtype=x.dtype) if needed else None
+            for x, needed in zip((q_THF, k_TKF, v_TKF), ctx.needs_input_grad[:3], strict=True)
+        ]
+        call = _native_call(q_THF, k_TKF, v_TKF, ctx.layout, ctx.rule, ctx.site)
+        call.backward(stats, grad_THF.contiguous(), *out)
+        return (*out, None, None, None)
+
+
+def _native_call(
+    q_THF: Tensor, k_TKF: Tensor, v_TKF: Tensor, layout: Layout, rule: AttentionRule, site: int
+) -> kernels.AttentionCall:
+    drop = None
+    if _has_dropout(layout, rule):
+        counters = probs_counters(q_THF.shape[1], -(-layout.longest // 16) * 16, q_THF.device)
+        drop = layout.dropout.draw(site, rule.dropout, counters, exempt=True)
+    return kernels.AttentionCall(
+        q_THF=q_THF,
+        k_TKF=k_TKF,
+        v_TKF=v_TKF,
+        starts_S=layout.start_S,
+        lengths_S=layout.length_S,
+        scaling=rule.scaling,
+        softcap=rule.softcap,
+        window=rule.window,
+        causal=rule.causal,
+        drop=drop,
+    )
+
+
 def _gather(x_THF: Tensor, bucket: Bucket, num_kv: int, groups: int) -> Tensor:
     """Rows of a bucket as (N * K, G * L, F)."""
     num, width = bucket.rows_NL.shape
@@ -168,6 +224,7 @@ def _has_dropout(layout: Layout, rule: AttentionRule) -> bool:
     return layout.training and rule.dropout > 0
 
 
+@cache
 def probs_counters(num_heads: int, width: int, device: torch.device) -> Tensor:
     """(H, 1, ceil(L / 2)) int32 counters of (head, pair of key positions), the same whatever the padded length."""
     half = (width + 1) // 2
@@ -209,7 +266,8 @@ def attend(q_THF: Tensor, k_TKF: Tensor, v_TKF: Tensor, layout: Layout, rule: At
         (T, H, F).
     """
     site = layout.dropout.site(name) if _has_dropout(layout, rule) else 0
-    return _Attend.apply(q_THF, k_TKF, v_TKF, layout, rule, site)
+    native = kernels.usable(q_THF) and layout.longest <= NATIVE_LENGTH and q_THF.shape[2] == v_TKF.shape[2]
+    return (_NativeAttend if native else _Attend).apply(q_THF, k_TKF, v_TKF, layout, rule, site)
 
 
 class CurrentPass:

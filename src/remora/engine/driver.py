@@ -13,6 +13,7 @@ from torch.func import functional_call
 from torch.overrides import TorchFunctionMode
 
 from remora.engine import attention
+from remora.engine.activations import activate, kernel_name
 from remora.engine.attention import CurrentPass, probs_counters
 from remora.engine.dropout import drop, keep_mask
 from remora.engine.layout import LaneBatch, Layout, build_layout
@@ -20,6 +21,7 @@ from remora.engine.linear import LaneChange, changed_linear, join, widen
 from remora.methods.base import AdapterTensors, LinearChange, Rows, SiteWeights, weights_at
 from remora.models.base import Base
 from remora.models.sites import Site
+from remora.native import kernels
 
 Forward = Callable[..., Any]
 
@@ -73,6 +75,8 @@ class Driver:
         for name, module in self._modules.items():
             if isinstance(module, nn.Dropout):
                 self._override(module, self._dropout_forward(name, module))
+            elif kernel := kernel_name(module):
+                self._override(module, _activation_forward(module.forward, kernel))
 
     def close(self) -> None:
         """Take every trace of the driver off the model."""
@@ -295,6 +299,13 @@ class Driver:
             pieces.append(y_flat[at:])
         changed = torch.cat(pieces).view(y.shape) if len(pieces) > 1 else pieces[0].view(y.shape)
         return (changed, *output[1:]) if isinstance(output, tuple) else changed
+
+
+def _activation_forward(original: Forward, kernel: str) -> Forward:
+    def forward(x: Tensor) -> Tensor:
+        return activate(x, kernel) if kernels.usable(x) else original(x)
+
+    return forward
 
 
 def _use_attention(model: nn.Module, name: str) -> Callable[[], None]:

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from remora.engine.hashing import feature_counters, mix_torch, random_bits, signed32
+from remora.native import kernels
 from remora.seeds import fold
 
 _INT_OF = {2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -20,6 +21,11 @@ _LEVELS = 1 << 15
 @cache
 def _counters(num: int, device: torch.device) -> Tensor:
     return feature_counters(num, device)
+
+
+def pair_counters(num_features: int, device: torch.device) -> Tensor:
+    """Numbers of the pairs of features of a row."""
+    return _counters((num_features + 1) // 2, device)
 
 
 @cache
@@ -37,9 +43,8 @@ def keep_mask(keys: Tensor, num_features: int, rate: float, counters: Tensor | N
         rate: probability of dropping; rounded to a multiple of 2**-15.
         counters: int32 numbers of pairs of features, broadcastable to (..., num_features / 2); default 0, 1, ...
     """
-    half = (num_features + 1) // 2
     if counters is None:
-        counters = _counters(half, keys.device)
+        counters = pair_counters(num_features, keys.device)
     words = random_bits(keys[..., None], counters)
     bits = words.view(torch.int16)
     bits.bitwise_and_(_LEVELS - 1).sub_(round(rate * _LEVELS)).bitwise_right_shift_(15).bitwise_not_()
@@ -64,6 +69,19 @@ class _Dropout(Function):
     def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
         (mask,) = ctx.saved_tensors
         return apply_mask(grad, mask, ctx.rate), None, None
+
+
+class _NativeDropout(Function):
+    """As `_Dropout`, by the compiled kernel: the mask is drawn again in the backward pass instead of being kept."""
+
+    @staticmethod
+    def forward(ctx, x_TD: Tensor, draw: kernels.Drop) -> Tensor:  # type: ignore[override]
+        ctx.draw = draw
+        return kernels.drop_rows(x_TD, draw)
+
+    @staticmethod
+    def backward(ctx, grad_TD: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        return kernels.drop_rows(grad_TD.contiguous(), ctx.draw), None
 
 
 class DropoutKeys:
@@ -92,6 +110,28 @@ class DropoutKeys:
         keys = self._keys_T if rows is None else self._keys_T[rows]
         return mix_torch(keys ^ site)
 
+    def draw(
+        self, site: int, rate: float, counters: Tensor, rows: slice | None = None, *, exempt: bool = False
+    ) -> kernels.Drop:
+        """The same masks as `keys` and `keep_mask` give, as a compiled kernel draws them.
+
+        Args:
+            site: constant of the call.
+            rate: probability of dropping.
+            counters: numbers of pairs of elements.
+            rows: of the pass; default all.
+            exempt: whether lanes without base dropout are left alone.
+        """
+        level = round(rate * _LEVELS)
+        return kernels.Drop(
+            keys_T=self._keys_T if rows is None else self._keys_T[rows],
+            site=site,
+            counters=counters,
+            level=level,
+            scale=1 / (1 - level / _LEVELS),
+            exempt_T=self._exempt_T if exempt else None,
+        )
+
     def shared_keys(self, site: int, shape: torch.Size) -> Tensor:
         """Keys for a tensor that belongs to no row (DeBERTa's relative embeddings) in a pass of one lane.
 
@@ -112,7 +152,11 @@ class DropoutKeys:
         flat = x.reshape(-1, features)
         if flat.shape[0] != self._keys_T.shape[0]:
             raise AssertionError(f"dropout {name} met {flat.shape[0]} rows, the pass has {self._keys_T.shape[0]}")
-        y = drop(flat, keep_mask(self.keys(self.site(name)), features, rate), rate)
+        site = self.site(name)
+        if kernels.usable(flat):
+            drawn = self.draw(site, rate, pair_counters(features, flat.device), exempt=True)
+            return _NativeDropout.apply(flat.contiguous(), drawn).view(x.shape)
+        y = drop(flat, keep_mask(self.keys(site), features, rate), rate)
         if self._exempt_T is not None:
             y = torch.where(self._exempt_T[:, None], flat, y)
         return y.view(x.shape)

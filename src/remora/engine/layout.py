@@ -69,6 +69,7 @@ class Layout:
     buckets: tuple[Bucket, ...]
     unbucket_T: Tensor | None
     num_tokens: int
+    longest: int
     dropout: DropoutKeys
     training: bool
 
@@ -156,6 +157,7 @@ def build_layout(
         buckets=buckets,
         unbucket_T=unbucket,
         num_tokens=int(lengths.sum()),
+        longest=width,
         dropout=DropoutKeys(torch.from_numpy(key_T).to(device), exempt_T, batches[0].dropout_key),
         training=training,
     )

@@ -15,9 +15,13 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from remora.engine.dropout import apply_mask, keep_mask
+from remora.engine.dropout import apply_mask, keep_mask, pair_counters
 from remora.engine.layout import Layout
 from remora.methods.base import LinearChange
+from remora.native import kernels
+
+NATIVE_RANK = 32
+"""Low-rank terms up to this rank run in the compiled kernel; above it the products themselves are what takes time."""
 
 _PARTS = ("A", "B", "in_scale", "out_scale", "bias")
 
@@ -49,6 +53,17 @@ class _Term:
     shared: bool
 
 
+@dataclass(kw_only=True)
+class _Kept:
+    """What the backward pass needs of one term: places in the saved tensors, or the kernel's call."""
+
+    dropped: int | None = None
+    mask: int | None = None
+    hidden: int | None = None
+    scaled: int | None = None
+    call: kernels.LowRankCall | None = None
+
+
 class _ChangedLinear(Function):
     @staticmethod
     def forward(
@@ -61,7 +76,10 @@ class _ChangedLinear(Function):
         *parts: Tensor,
     ) -> Tensor:
         dtype = x_TD.dtype
-        cast = [part.to(dtype) for part in parts]
+        usable = kernels.usable(x_TD) and x_TD.is_contiguous()
+        native = [usable and _fits_kernel(term, parts) for term in terms]
+        uncast = {term.parts[name] for term, fits in zip(terms, native, strict=True) if fits for name in ("A", "B")}
+        cast = [part if place in uncast else part.to(dtype) for place, part in enumerate(parts)]
         x_in = x_TD
         if any("in_scale" in term.parts for term in terms):
             x_in = x_TD.clone()
@@ -74,21 +92,26 @@ class _ChangedLinear(Function):
         trains_A = [ctx.needs_input_grad[5 + term.parts["A"]] if "A" in term.parts else False for term in terms]
         drops = [layout.training and term.dropout > 0 for term in terms]
         keeps_x = any(
-            "in_scale" in term.parts or (trained and not dropping)
-            for term, trained, dropping in zip(terms, trains_A, drops, strict=True)
+            "in_scale" in term.parts or (trained and not dropping and not fits)
+            for term, fits, trained, dropping in zip(terms, native, trains_A, drops, strict=True)
         )
         saved: list[Tensor] = [x_TD if keeps_x else x_TD.new_empty(0), weight_OD, *cast]
-        kept: list[tuple[int | None, int | None, int | None, int | None]] = []
+        kept: list[_Kept] = []
 
         def keep(value: Tensor) -> int:
             saved.append(value)
             return len(saved) - 1
 
         covered: list[slice] = []
-        for term, trained, dropping in zip(terms, trains_A, drops, strict=True):
+        for term, fits, trained, dropping in zip(terms, native, trains_A, drops, strict=True):
             y = y_TO[term.rows]
-            dropped = mask = hidden = scaled = None
-            if "A" in term.parts:
+            of = _Kept()
+            kept.append(of)
+            if fits:
+                call = _kernel_call(term, x_TD, parts, layout if dropping else None)
+                of.hidden = keep(call.forward(y))
+                of.call = call if trained else replace(call, x_TD=None)
+            elif "A" in term.parts:
                 x = x_TD[term.rows]
                 if dropping:
                     dropout = layout.dropout
@@ -99,19 +122,18 @@ class _ChangedLinear(Function):
                     )
                     bits = keep_mask(keys, x.shape[1], term.dropout)
                     x = apply_mask(x, bits, term.dropout)
-                    dropped, mask = keep(x) if trained else None, keep(bits)
+                    of.dropped, of.mask = keep(x) if trained else None, keep(bits)
                 low = x @ cast[term.parts["A"]].T
-                hidden = keep(low)
+                of.hidden = keep(low)
                 y.add_(low @ cast[term.parts["B"]].T, alpha=term.scale)
             if "out_scale" in term.parts:
-                scaled = keep(y.clone())
+                of.scaled = keep(y.clone())
                 y.mul_(cast[term.parts["out_scale"]])
             if bias_later and bias_O is not None:
                 y.add_(bias_O)
                 covered.append(term.rows)
             if "bias" in term.parts:
                 y.add_(cast[term.parts["bias"]])
-            kept.append((dropped, mask, hidden, scaled))
         if bias_later and bias_O is not None:
             for rows in _gaps(covered, y_TO.shape[0]):
                 y_TO[rows].add_(bias_O)
@@ -131,38 +153,68 @@ class _ChangedLinear(Function):
         if any("out_scale" in term.parts for term in ctx.terms):
             inner_TO = grad_TO.clone()
         low_grads: list[Tensor | None] = []
-        for term, (dropped, _, hidden, scaled) in zip(ctx.terms, ctx.kept, strict=True):
+        for term, of in zip(ctx.terms, ctx.kept, strict=True):
             grad = grad_TO[term.rows]
             if "bias" in term.parts:
                 out[term.parts["bias"]] = grad.sum(0)
             if "out_scale" in term.parts:
-                out[term.parts["out_scale"]] = (grad * saved[scaled]).sum(0)
+                out[term.parts["out_scale"]] = (grad * saved[of.scaled]).sum(0)
                 inner_TO[term.rows] *= cast[term.parts["out_scale"]]
                 grad = inner_TO[term.rows]
-            if "A" not in term.parts:
+            if "A" not in term.parts or of.call is not None:
                 low_grads.append(None)
                 continue
             low_grad = (grad @ cast[term.parts["B"]]).mul_(term.scale)
             low_grads.append(low_grad)
             if ctx.needs_input_grad[5 + term.parts["A"]]:
-                x = x_TD[term.rows] if dropped is None else saved[dropped]
+                x = x_TD[term.rows] if of.dropped is None else saved[of.dropped]
                 out[term.parts["A"]] = low_grad.T @ x
             if ctx.needs_input_grad[5 + term.parts["B"]]:
-                out[term.parts["B"]] = (grad.T @ saved[hidden]).mul_(term.scale)
+                out[term.parts["B"]] = (grad.T @ saved[of.hidden]).mul_(term.scale)
         grad_x = None
         scales_input = any("in_scale" in term.parts for term in ctx.terms)
         if ctx.needs_input_grad[0] or scales_input:
             grad_x = inner_TO @ weight_OD
-            for term, low_grad, (_, mask, _, _) in zip(ctx.terms, low_grads, ctx.kept, strict=True):
+        if grad_x is not None:
+            for term, low_grad, of in zip(ctx.terms, low_grads, ctx.kept, strict=True):
                 rows = grad_x[term.rows]
                 if "in_scale" in term.parts:
                     out[term.parts["in_scale"]] = (rows * x_TD[term.rows]).sum(0)
                     rows.mul_(cast[term.parts["in_scale"]])
                 if low_grad is not None:
                     back = low_grad @ cast[term.parts["A"]]
-                    rows.add_(back if mask is None else apply_mask(back, saved[mask], term.dropout))
+                    rows.add_(back if of.mask is None else apply_mask(back, saved[of.mask], term.dropout))
+        for term, of in zip(ctx.terms, ctx.kept, strict=True):
+            if of.call is not None:
+                places = term.parts["A"], term.parts["B"]
+                trains = ctx.needs_input_grad[5 + places[0]], ctx.needs_input_grad[5 + places[1]]
+                into = None if grad_x is None else grad_x[term.rows]
+                grad = inner_TO[term.rows].contiguous()
+                out[places[0]], out[places[1]] = of.call.backward(saved[of.hidden], grad, trains, into)
         given = (None if grad is None else grad.to(dtype) for grad, dtype in zip(out, ctx.dtypes, strict=True))
         return (grad_x, None, None, None, None, *given)
+
+
+def _fits_kernel(term: _Term, parts: Sequence[Tensor]) -> bool:
+    if "A" not in term.parts or term.shared:
+        return False
+    A, B = parts[term.parts["A"]], parts[term.parts["B"]]
+    return A.shape[0] <= NATIVE_RANK and A.dtype == B.dtype == torch.float32
+
+
+def _kernel_call(term: _Term, x_TD: Tensor, parts: Sequence[Tensor], layout: Layout | None) -> kernels.LowRankCall:
+    """The term as a call of the compiled kernel; `layout` only where its dropout is on."""
+    drop = None
+    if layout is not None:
+        counters = pair_counters(x_TD.shape[1], x_TD.device)
+        drop = layout.dropout.draw(term.site, term.dropout, counters, term.rows)
+    return kernels.LowRankCall(
+        x_TD=x_TD[term.rows],
+        A_RD=parts[term.parts["A"]].detach().contiguous(),
+        B_OR=parts[term.parts["B"]].detach().contiguous(),
+        scaling=term.scale,
+        drop=drop,
+    )
 
 
 def _gaps(covered: Sequence[slice], num_rows: int) -> list[slice]:

@@ -179,7 +179,8 @@ def made(summary: StudySummary) -> Section:
         ("trials", f"{total}{'; ' + listing(lost) if lost else ''}"),
     ]
     if machine is not None:
-        device = f", {machine.accelerator}" if machine.accelerator else ""
+        extras = (machine.accelerator, "compiled kernels" if machine.kernels else None)
+        device = "".join(f", {extra}" for extra in extras if extra)
         pairs.append(("machine", f"{machine.cpu}, {plural(machine.cores, 'core')}, {machine.memory_gb:.0f} GB{device}"))
     if summary.study_seconds is not None:
         pairs.append(("wall time", f"{duration(summary.study_seconds)} for the whole study"))

@@ -158,7 +158,7 @@ class DataInfo(Versioned):
 
 
 class Machine(Record):
-    """The machine in general terms; no host name, no path."""
+    """The machine in general terms; no host name, no path. `kernels`: whether the compiled ones were used."""
 
     cpu: str
     cores: int
@@ -166,6 +166,7 @@ class Machine(Record):
     torch: str
     dtype: str
     accelerator: str | None = None
+    kernels: bool = False
 
 
 class MemoryBreakdown(Record):

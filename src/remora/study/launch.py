@@ -7,10 +7,12 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from remora.errors import ResourceError
+from remora.native.build import NotBuiltError, library_path
 from remora.study.packs import PlannedPack
 from remora.study.trials import PlannedTrial
 
@@ -98,6 +100,9 @@ class Workers:
         self._workers: list[_Worker] = []
 
     def __enter__(self) -> "Workers":
+        # Once here rather than by every worker at the same time; one that finds no library does without.
+        with suppress(NotBuiltError, OSError):
+            library_path()
         return self
 
     def __exit__(self, *_: object) -> None:

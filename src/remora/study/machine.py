@@ -12,6 +12,7 @@ import psutil
 import torch
 
 from remora.config.schema import ModelConfig
+from remora.native import kernels
 from remora.results.schema import Machine
 
 _GAIN = 1.2
@@ -67,7 +68,17 @@ def describe_machine(dtype: torch.dtype) -> Machine:
         torch=torch.__version__,
         dtype=dtype_name(dtype),
         accelerator=torch.cuda.get_device_name(0) if torch.cuda.is_available() else None,
+        kernels=kernels.status()[0],
     )
+
+
+def settle() -> None:
+    """Exempt everything that is there now from later garbage collections, which would walk through it again and again.
+
+    For a process that has loaded its libraries and its base model and will only train from now on.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 def give_memory_back() -> None:

@@ -72,7 +72,7 @@ def work(run_dir: Path, threads: int, jobs: Any, say: Say) -> None:
     from remora.engine.loop import run_pack
     from remora.results.schema import Pack
     from remora.study.context import open_context
-    from remora.study.machine import give_memory_back
+    from remora.study.machine import give_memory_back, settle
     from remora.study.record import record_failure, record_outcome
     from remora.study.trials import PlannedTrial
 
@@ -81,6 +81,7 @@ def work(run_dir: Path, threads: int, jobs: Any, say: Say) -> None:
     context = open_context(config)
     data = context.trial_data()
     before = context.base.sha256
+    settle()
     say({"event": "ready"})
     with Driver(context.base) as driver:
         for line in jobs:
