@@ -21,6 +21,7 @@ from remora.engine.loop import run_pack
 from remora.engine.trial import Examples, NoEvents, TrialOutcome, TrialSpec
 from remora.study.context import open_context
 from remora.study.machine import settle
+from remora.study.packs import LONE_PARTS
 
 CURVE_PARTS = 12
 
@@ -131,7 +132,11 @@ def main() -> None:
     settle()
     with Driver(context.base) as driver:
         todo = specs(job, len(train))
-        done = {outcome.spec.id: outcome for outcome in run_pack(driver, data, todo, slots=len(todo), events=watch)}
+        parts = LONE_PARTS if len(todo) == 1 else 1
+        done = {
+            outcome.spec.id: outcome
+            for outcome in run_pack(driver, data, todo, slots=len(todo), parts=parts, events=watch)
+        }
     answers = [trial_answer(done[spec.id], watch.losses[spec.id], job.evaluate) for spec in todo]
     steps = answers[0].steps - job.warmup_steps
     examples = steps * job.batch_size * len(answers)

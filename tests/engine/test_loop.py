@@ -10,7 +10,7 @@ from torch import Tensor
 
 from remora.engine import loop
 from remora.engine.driver import Driver
-from remora.engine.trial import CurvePoint, Examples, TrialSpec
+from remora.engine.trial import CurvePoint, Examples, TrialOutcome, TrialSpec
 from remora.methods.base import LinearChange, SiteState
 from remora.methods.lora import LoRA
 from tests.contract.checks import largest_difference
@@ -276,3 +276,39 @@ def test_the_difference_between_outcomes_compares_steps_too() -> None:
     one, other = (run(base, DATA, [spec("lora", id="x", max_steps=n)])["x"] for n in (1, 2))
     with pytest.raises(AssertionError):
         largest_difference(one, other)
+
+
+def in_parts(parts: int, threads: int, dtype: torch.dtype, name: str = "bert") -> TrialOutcome:
+    """A lone LoRA trial with its steps cut into parts."""
+    one = spec("lora", {"dropout": 0.1}, epochs=2, lr=1e-2, batch_size=5)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        with Driver(tiny_base(name, dtype)) as driver:
+            (outcome,) = loop.run_pack(driver, DATA, [one], slots=1, parts=parts)
+    finally:
+        torch.set_num_threads(before)
+    assert outcome.status == "done"
+    return outcome
+
+
+@pytest.mark.parametrize("name", ["bert", "deberta-v2", "opt"])
+def test_cutting_a_lone_lane_changes_only_the_order_of_additions(name: str) -> None:
+    whole, halves = in_parts(1, 1, torch.float64, name), in_parts(2, 2, torch.float64, name)
+    assert largest_difference(whole, halves) < 1e-9
+
+
+def test_parts_give_the_same_bits_on_any_number_of_threads() -> None:
+    alone, together = in_parts(3, 1, torch.float32), in_parts(3, 4, torch.float32)
+    assert largest_difference(alone, together) == 0
+
+
+def test_parts_hold_every_sequence_once() -> None:
+    with Driver(tiny_base("bert")) as driver:
+        lane = loop.Lane(spec("lora", batch_size=8), driver, DATA)
+        for parts in (1, 2, 3, 20):
+            groups = loop._even_parts(lane, parts)
+            assert len(groups) == min(parts, 8)
+            assert sorted(np.concatenate(groups).tolist()) == list(range(8))
+            sizes = [sum(len(lane.train.ids[lane.indices()[i]]) for i in group) for group in groups]
+            assert max(sizes) - min(sizes) <= max(map(len, lane.train.ids))

@@ -9,6 +9,7 @@ T rows, H heads, K key-value heads, G = H / K query heads per key-value head, F 
 N sequences of a bucket, L its length.
 """
 
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -24,7 +25,7 @@ from remora.engine.hashing import feature_counters
 from remora.engine.layout import Bucket, Layout
 from remora.native import kernels
 
-NATIVE_LENGTH = 64
+NATIVE_LENGTH = 128
 """Passes whose sequences are at most this long go to the compiled kernel; beyond it bfloat16 products are faster."""
 
 NAME = "remora_packed"
@@ -270,23 +271,21 @@ def attend(q_THF: Tensor, k_TKF: Tensor, v_TKF: Tensor, layout: Layout, rule: At
     return (_NativeAttend if native else _Attend).apply(q_THF, k_TKF, v_TKF, layout, rule, site)
 
 
-class CurrentPass:
-    """The pass a base model is running; attention looks it up here, as transformers hands it no such thing."""
+class CurrentPass(threading.local):
+    """The pass this thread is running; attention looks it up here, as transformers hands it no such thing."""
 
-    def __init__(self) -> None:
-        self.layout: Layout | None = None
-        self.names: dict[int, str] = {}
+    layout: Layout | None = None
 
 
-_CURRENT: dict[int, CurrentPass] = {}
+_CURRENT: dict[int, tuple[CurrentPass, str]] = {}
+"""For every module of a driven model: its passes and the module's name."""
 
 
 def bind(model: nn.Module, current: CurrentPass) -> Callable[[], None]:
     """Let the attention modules of `model` find their pass; returns what undoes it."""
     keys = [id(module) for module in model.modules()]
     for key, (name, _) in zip(keys, model.named_modules(), strict=True):
-        _CURRENT[key] = current
-        current.names[key] = name
+        _CURRENT[key] = (current, name)
 
     def undo() -> None:
         for key in keys:
@@ -319,7 +318,7 @@ def packed_attention(
         raise AssertionError(f"attention was asked for {', '.join(unknown)}, which packed attention does not know")
     if attention_mask is not None or query.shape[0] != 1:
         raise AssertionError("packed attention takes one row of sequences and no mask")
-    current = _CURRENT[id(module)]
+    current, name = _CURRENT[id(module)]
     assert current.layout is not None
     rule = AttentionRule(
         scaling=scaling if scaling is not None else query.shape[-1] ** -0.5,
@@ -329,7 +328,7 @@ def packed_attention(
         causal=bool(getattr(module, "is_causal", False) if is_causal is None else is_causal),
     )
     rows = (query[0].transpose(0, 1), key[0].transpose(0, 1), value[0].transpose(0, 1))
-    return attend(*rows, current.layout, rule, current.names[id(module)])[None], None
+    return attend(*rows, current.layout, rule, name)[None], None
 
 
 def _no_mask(*_: object, **__: object) -> None:

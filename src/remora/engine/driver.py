@@ -4,6 +4,7 @@ Nothing in the model is changed: while a driver is open, some module instances c
 up the current pass, and closing the driver takes them away again.
 """
 
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -48,8 +49,21 @@ class _FunctionalDropout(TorchFunctionMode):
         return self._driver.dropout(input, "functional", p) if training and p > 0 else input
 
 
+class _Running(CurrentPass):
+    """What a driver keeps of the pass that a thread is running.
+
+    Args:
+        users: the lanes attached at a module, with their sites.
+        calls: of each module in this pass so far.
+    """
+
+    def __init__(self) -> None:
+        self.users: dict[str, list[tuple[int, Site, AdapterTensors]]] = {}
+        self.calls: dict[str, int] = {}
+
+
 class Driver:
-    """One base model and the pass it is running.
+    """One base model and the passes it is running, one per thread at most.
 
     Args:
         base: the base; its tensors are never written.
@@ -59,11 +73,10 @@ class Driver:
     def __init__(self, base: Base, device: torch.device | None = None) -> None:
         self.base = base
         self.device = device or torch.device("cpu")
-        self._current = CurrentPass()
-        self._users: dict[str, list[tuple[int, Site, AdapterTensors]]] = {}
-        self._calls: dict[str, int] = {}
+        self._current = _Running()
         self._modules = dict(base.model.named_modules())
         self._installed: set[str] = set()
+        self._installing = threading.Lock()
         self._weights: dict[str, SiteWeights] = {}
         self._undo: list[Callable[[], None]] = []
         if base.arch.layout == "packed":
@@ -129,13 +142,14 @@ class Driver:
             (T, D) in the base's compute dtype.
         """
         assert len(adapters) == len(layout.lane_rows)
-        self._users, self._calls = {}, {}
+        current = self._current
+        current.users, current.calls = {}, {}
         for lane, adapter in enumerate(adapters):
             for site in adapter.sites if adapter is not None else ():
                 assert adapter is not None
-                self._users.setdefault(site.module, []).append((lane, site, adapter))
+                current.users.setdefault(site.module, []).append((lane, site, adapter))
                 self._install(site)
-        self._current.layout = layout
+        current.layout = layout
         model = self.base.model
         if model.training != layout.training:
             model.train(layout.training)
@@ -155,8 +169,8 @@ class Driver:
             else:
                 output = self._call(params, keywords)
         finally:
-            self._users = {}
-            self._current.layout = None
+            current.users = {}
+            current.layout = None
         hidden: Tensor = output.last_hidden_state
         return hidden.reshape(-1, hidden.shape[-1])
 
@@ -203,15 +217,19 @@ class Driver:
         return forward
 
     def _install(self, site: Site) -> None:
-        if site.module in self._installed:
-            return
-        self._installed.add(site.module)
+        with self._installing:
+            if site.module in self._installed:
+                return
+            self._installed.add(site.module)
+            self._attach(site)
+
+    def _attach(self, site: Site) -> None:
         module = self._modules[site.module]
         original: Forward = module.forward
         linear = site.kind == "linear"
 
         def forward(*args: Any, **keywords: Any) -> Any:
-            users = self._users.get(site.module)
+            users = self._current.users.get(site.module)
             if not users:
                 return original(*args, **keywords)
             if linear:
@@ -225,8 +243,9 @@ class Driver:
 
         By the order of calls: a table of relative positions can have as many rows as a pass.
         """
-        call = self._calls.get(site.module, 0)
-        self._calls[site.module] = call + 1
+        calls = self._current.calls
+        call = calls.get(site.module, 0)
+        calls[site.module] = call + 1
         return site.shared and (call > 0 or site.name in _ONLY_SHARED)
 
     def _rows(self, site: Site, num_rows: int, lane: int, shared: bool) -> slice:

@@ -7,8 +7,10 @@ and its gradients are summed, which changes nothing but the order of additions.
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -20,6 +22,9 @@ from remora.engine.inference import infer
 from remora.engine.lanes import Lane
 from remora.engine.pooling import pooled_rows
 from remora.engine.trial import CurvePoint, NoEvents, PackEvents, TrialData, TrialOutcome, TrialSpec
+
+_PassResult = tuple[Tensor, tuple[Tensor | None, ...]]
+"""A pass's loss and its gradients, in the order of the lane's trained tensors."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +44,7 @@ def run_pack(
     *,
     slots: int,
     tokens_per_pass: int = 1600,
+    parts: int = 1,
     events: PackEvents | None = None,
 ) -> Iterator[TrialOutcome]:
     """Train trials side by side over one base; outcomes come in the order in which trials finish.
@@ -49,12 +55,26 @@ def run_pack(
         specs: trained in this order; a finished lane is replaced by the next one at a step boundary.
         slots: lanes at a time. A trial that trains the base's own weights always has the pack for itself.
         tokens_per_pass: most tokens of one forward and backward pass (at least one sequence).
+        parts: into so many passes every step of a lane that is alone is cut; they run side by side, each with its
+            share of torch's threads. Part of the plan: the sums of gradients depend on it, not on the threads.
         events: told of starts, steps and epochs.
 
     Yields:
         One outcome per trial.
     """
-    told = events or NoEvents()
+    with _Crew(parts) as crew:
+        yield from _train(driver, data, specs, slots, tokens_per_pass, crew, events or NoEvents())
+
+
+def _train(
+    driver: Driver,
+    data: TrialData,
+    specs: Sequence[TrialSpec],
+    slots: int,
+    tokens_per_pass: int,
+    crew: "_Crew",
+    told: PackEvents,
+) -> Iterator[TrialOutcome]:
     features = FeatureCache(driver, data)
     queue = list(specs)
     lanes: list[Lane] = []
@@ -73,7 +93,7 @@ def run_pack(
                 break
         if not lanes:
             continue
-        _step(driver, data, lanes, features, tokens_per_pass)
+        _step(driver, data, lanes, features, tokens_per_pass, crew)
         running: list[Lane] = []
         for lane in lanes:
             if lane.losses and lane.status == "done":
@@ -105,7 +125,41 @@ def evaluate(
     )
 
 
-def _step(driver: Driver, data: TrialData, lanes: Sequence[Lane], features: FeatureCache, tokens_per_pass: int) -> None:
+class _Crew:
+    """Threads that run the passes of one step side by side.
+
+    Args:
+        parts: passes that a lone lane's step is cut into.
+    """
+
+    def __init__(self, parts: int) -> None:
+        self.parts = parts
+        self._pool: ThreadPoolExecutor | None = None
+        threads = torch.get_num_threads()
+        if parts > 1 and threads > 1:
+            each = max(1, threads // parts)
+            self._pool = ThreadPoolExecutor(min(parts, threads), initializer=lambda: torch.set_num_threads(each))
+
+    def __enter__(self) -> "_Crew":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._pool is not None:
+            self._pool.shutdown()
+
+    def run(self, work: Callable[[list[_Share]], _PassResult], passes: Sequence[list[_Share]]) -> list[_PassResult]:
+        """The results of all passes, in order."""
+        return [work(each) for each in passes] if self._pool is None else list(self._pool.map(work, passes))
+
+
+def _step(
+    driver: Driver,
+    data: TrialData,
+    lanes: Sequence[Lane],
+    features: FeatureCache,
+    tokens_per_pass: int,
+    crew: _Crew,
+) -> None:
     start = time.perf_counter()
     losses = {id(lane): torch.zeros((), device=driver.device) for lane in lanes}
     for lane in lanes:
@@ -118,9 +172,24 @@ def _step(driver: Driver, data: TrialData, lanes: Sequence[Lane], features: Feat
     through_base = [lane for lane in lanes if not lane.uses_features]
     for forward in range(max((lane.method.num_forwards() for lane in through_base), default=0)):
         taking_part = [lane for lane in through_base if forward < lane.method.num_forwards()]
-        for shares in _passes(taking_part, tokens_per_pass, driver.lanes_share_passes):
-            for lane, loss in _run_pass(driver, data, shares, forward):
+        lone = len(taking_part) == 1 and taking_part[0].method.shares_base
+        if crew.parts == 1 or not lone:
+            every = [(lane, np.arange(len(lane.indices()))) for lane in taking_part]
+            for shares in _passes(every, tokens_per_pass, driver.lanes_share_passes):
+                parts = _losses(driver, data, shares, forward)
+                torch.stack([loss for _, loss in parts]).sum().backward()
+                for lane, loss in parts:
+                    losses[id(lane)] = losses[id(lane)] + loss.detach()
+        else:
+            (lane,) = taking_part
+            cut = [
+                shares
+                for chosen in _even_parts(lane, crew.parts)
+                for shares in _passes([(lane, chosen)], tokens_per_pass, lanes_share=True)
+            ]
+            for loss, grads in crew.run(partial(_apart, driver, data, forward), cut):
                 losses[id(lane)] = losses[id(lane)] + loss
+                lane.optimizer.add_grads(grads)
     for lane in lanes:
         penalty = lane.method.penalty(lane.adapter, lane.step)
         if penalty is not None:
@@ -143,22 +212,40 @@ def _features_step(data: TrialData, lane: Lane, features: FeatureCache) -> Tenso
     return loss.detach()
 
 
-def _passes(lanes: Sequence[Lane], tokens_per_pass: int, lanes_share: bool) -> Iterator[list[_Share]]:
-    """Fill passes with sequences, lane by lane, up to a number of tokens."""
+def _even_parts(lane: Lane, parts: int) -> list[np.ndarray]:
+    """The sequences of a lane's batch in groups of about equally many tokens, longest first into the emptiest."""
+    sizes = np.array([len(lane.train.ids[example]) + lane.room for example in lane.indices()])
+    groups: list[list[int]] = [[] for _ in range(min(parts, len(sizes)))]
+    filled = [0] * len(groups)
+    for number in np.argsort(-sizes, kind="stable"):
+        emptiest = filled.index(min(filled))
+        groups[emptiest].append(int(number))
+        filled[emptiest] += int(sizes[number])
+    return [np.array(sorted(group)) for group in groups]
+
+
+def _passes(work: Sequence[tuple[Lane, np.ndarray]], tokens_per_pass: int, lanes_share: bool) -> Iterator[list[_Share]]:
+    """Fill passes with sequences, lane by lane, up to a number of tokens.
+
+    Args:
+        work: lanes with the numbers of the sequences wanted, within their batches.
+        tokens_per_pass: see `run_pack`.
+        lanes_share: whether a pass may hold several lanes.
+    """
     shares: list[_Share] = []
     tokens = 0
-    for lane in lanes:
+    for lane, wanted in work:
         indices = lane.indices()
         start = 0
-        for at, example in enumerate(indices):
-            size = len(lane.train.ids[example]) + lane.room
+        for at, number in enumerate(wanted):
+            size = len(lane.train.ids[int(indices[number])]) + lane.room
             if tokens and tokens + size > tokens_per_pass:
                 if at > start:
-                    shares.append(_share(lane, indices, start, at))
+                    shares.append(_share(lane, indices, wanted[start:at]))
                 yield shares
                 shares, tokens, start = [], 0, at
             tokens += size
-        shares.append(_share(lane, indices, start, len(indices)))
+        shares.append(_share(lane, indices, wanted[start:]))
         if not lanes_share:
             yield shares
             shares, tokens = [], 0
@@ -166,12 +253,19 @@ def _passes(lanes: Sequence[Lane], tokens_per_pass: int, lanes_share: bool) -> I
         yield shares
 
 
-def _share(lane: Lane, indices: np.ndarray, start: int, stop: int) -> _Share:
-    return _Share(lane=lane, chosen=indices[start:stop], index=np.arange(start, stop), batch_size=len(indices))
+def _share(lane: Lane, indices: np.ndarray, numbers: np.ndarray) -> _Share:
+    return _Share(lane=lane, chosen=indices[numbers], index=numbers, batch_size=len(indices))
 
 
-def _run_pass(driver: Driver, data: TrialData, shares: Sequence[_Share], forward: int) -> list[tuple[Lane, Tensor]]:
-    """Forward and backward of one pass; returns every lane's part of its loss."""
+def _apart(driver: Driver, data: TrialData, forward: int, shares: list[_Share]) -> _PassResult:
+    """Loss and gradients of a pass of one lane, without touching what other threads see."""
+    ((lane, loss),) = _losses(driver, data, shares, forward)
+    grads = torch.autograd.grad(loss, list(lane.optimizer.params.values()), allow_unused=True)
+    return loss.detach(), grads
+
+
+def _losses(driver: Driver, data: TrialData, shares: Sequence[_Share], forward: int) -> list[tuple[Lane, Tensor]]:
+    """Forward part of one pass; returns every lane's part of its loss."""
     batches = [
         share.lane.batch(share.lane.train, share.chosen, share.index, share.lane.dropout_key(forward))
         for share in shares
@@ -187,8 +281,7 @@ def _run_pass(driver: Driver, data: TrialData, shares: Sequence[_Share], forward
         targets = torch.from_numpy(lane.train.targets[share.chosen]).to(logits.device)
         scale = 1 / (share.batch_size * lane.method.num_forwards())
         parts.append((lane, data.task.loss(logits, targets).sum() * scale))
-    torch.stack([loss for _, loss in parts]).sum().backward()
-    return [(lane, loss.detach()) for lane, loss in parts]
+    return parts
 
 
 def _end_epoch(driver: Driver, data: TrialData, lane: Lane, features: FeatureCache) -> None:

@@ -5,7 +5,7 @@ a handful of operations however many sites a method has. The update itself is to
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -91,6 +91,13 @@ class FlatAdamW:
     def zero_grad(self) -> None:
         """Set all gradients to zero, keeping their storage."""
         self.grad.zero_()
+
+    def add_grads(self, grads: Sequence[Tensor | None]) -> None:
+        """Add gradients to those gathered so far; None for a tensor that took no part."""
+        for value, grad in zip(self.params.values(), grads, strict=True):
+            if grad is not None:
+                assert value.grad is not None
+                value.grad.add_(grad)
 
     def step(self, lr: float, clip: float) -> float:
         """Clip the whole gradient to norm `clip` and update.

@@ -74,7 +74,9 @@ class _Worker:
         self.pack = pack
         trials = [trial.to_json() for trial in pack.trials if trial.spec.id not in skip]
         assert self.process.stdin is not None
-        self.process.stdin.write(json.dumps({"pack": pack.id, "slots": pack.slots, "trials": trials}) + "\n")
+        self.process.stdin.write(
+            json.dumps({"pack": pack.id, "slots": pack.slots, "parts": pack.parts, "trials": trials}) + "\n"
+        )
         self.process.stdin.flush()
 
     def dismiss(self) -> None:
@@ -169,7 +171,11 @@ class Workers:
                         left.discard(trial.spec.id)
                         done.add(trial.spec.id)
                 waiting = [
-                    *(PlannedPack(id=worker.pack.id, trials=(t,), slots=1) for t in orphans if t.spec.id in left),
+                    *(
+                        PlannedPack(id=worker.pack.id, trials=(t,), slots=1, parts=worker.pack.parts)
+                        for t in orphans
+                        if t.spec.id in left
+                    ),
                     *waiting,
                 ]
                 if waiting:

@@ -2,11 +2,14 @@
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from remora.config.schema import EngineConfig
 from remora.methods.registry import get_method
 from remora.study.trials import PlannedTrial
+
+LONE_PARTS = 2
+"""Passes of a trial that has the machine to itself; fixed, as the sums of gradients depend on it."""
 
 _MOST_LANES = 4
 """So that even eight trials make two packs: the plan must not depend on the number of workers, yet feed two."""
@@ -20,11 +23,13 @@ class PlannedPack:
         id: hash of the trials' ids.
         trials: in the order in which they enter.
         slots: lanes at a time.
+        parts: passes that a lone lane's step is cut into, so that they can run side by side.
     """
 
     id: str
     trials: tuple[PlannedTrial, ...]
     slots: int
+    parts: int = 1
 
 
 def lanes_per_pack(engine: EngineConfig, batch_size: int, mean_tokens: float) -> int:
@@ -43,7 +48,7 @@ def plan_packs(trials: Sequence[PlannedTrial], slots: int) -> tuple[PlannedPack,
 
     Returns:
         First, each alone, the trials that change the base's own weights (the longest); then the others, in order, in
-        packs of equal size.
+        packs of equal size. A trial that is the only one is cut into parts.
     """
     alone = [trial for trial in trials if not get_method(trial.spec.method).shares_base]
     shared = [trial for trial in trials if get_method(trial.spec.method).shares_base]
@@ -56,7 +61,7 @@ def plan_packs(trials: Sequence[PlannedTrial], slots: int) -> tuple[PlannedPack,
             more -= 1
             packs.append(_pack(tuple(shared[at:stop]), slots))
             at = stop
-    return tuple(packs)
+    return tuple(packs) if len(trials) != 1 else tuple(replace(pack, parts=LONE_PARTS) for pack in packs)
 
 
 def _pack(trials: tuple[PlannedTrial, ...], slots: int) -> PlannedPack:

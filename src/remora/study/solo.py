@@ -74,6 +74,8 @@ def _solo(run_dir: Path, threads: int, trial: PlannedTrial) -> RowCost:
     from remora.engine.loop import run_pack
     from remora.engine.trial import Examples
     from remora.study.context import open_context
+    from remora.study.machine import settle
+    from remora.study.packs import LONE_PARTS
 
     torch.set_num_threads(threads)
     config = read_study(run_dir / "study.yaml")
@@ -95,6 +97,7 @@ def _solo(run_dir: Path, threads: int, trial: PlannedTrial) -> RowCost:
         trial.spec, epochs=_WARM_UP + _STEPS, max_steps=_WARM_UP + _STEPS, curve=False, select="last", splits=()
     )
     clock = _Clock()
+    settle()
     _reset_peak()
     with Driver(context.base) as driver:
         (outcome,) = run_pack(
@@ -102,6 +105,7 @@ def _solo(run_dir: Path, threads: int, trial: PlannedTrial) -> RowCost:
             replace(data, split=few),
             [spec],
             slots=1,
+            parts=LONE_PARTS,
             tokens_per_pass=config.engine.tokens_per_pass,
             events=clock,
         )

@@ -96,6 +96,7 @@ def work(run_dir: Path, threads: int, jobs: Any, say: Say) -> None:
                     data,
                     [trial.spec for trial in trials],
                     slots=job["slots"],
+                    parts=job["parts"],
                     tokens_per_pass=config.engine.tokens_per_pass,
                     events=reporter,
                 )
