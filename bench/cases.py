@@ -1,6 +1,7 @@
 """The benchmark's cases: what is trained, on what text, for how many steps, and in which arrangements of the peer."""
 
 from dataclasses import dataclass
+from itertools import product
 from typing import Literal
 
 from bench.job import Trial
@@ -44,14 +45,25 @@ def lora_trials(num_trials: int) -> tuple[Trial, ...]:
     )
 
 
+def grid_trials() -> tuple[Trial, ...]:
+    """16 LoRA trials on query and value: ranks 4, 8, 12, 16 (alpha twice the rank) at four learning rates each."""
+    return tuple(
+        Trial(method="lora", lr=lr, seed=i, settings={"rank": rank, "alpha": 2 * rank, "dropout": 0.1})
+        for i, (rank, lr) in enumerate(product((4, 8, 12, 16), (2e-4, 5e-4, 1e-3, 2e-3)))
+    )
+
+
 CASES = (
     Case(name="single", data="sst2", trials=lora_trials(1)),
     Case(name="single-no-dropout", data="sst2", trials=lora_trials(1), base_dropout=False),
     Case(name="single-mrpc", data="mrpc", trials=lora_trials(1)),
+    Case(name="single-imdb", data="imdb", trials=lora_trials(1), max_steps=24, warmup_steps=4),
     Case(name="sweep8", data="sst2", trials=lora_trials(8), side_by_side=True),
-    Case(name="sweep8-mrpc", data="mrpc", trials=lora_trials(8), side_by_side=True),
+    Case(name="sweep16", data="sst2", trials=grid_trials(), side_by_side=True),
+    Case(name="sweep16-mrpc", data="mrpc", trials=grid_trials(), side_by_side=True),
+    Case(name="sweep16-imdb", data="imdb", trials=grid_trials(), side_by_side=True, max_steps=24, warmup_steps=4),
 )
-DEFAULT_CASES = ("single", "single-no-dropout", "sweep8")
+DEFAULT_CASES = ("single", "sweep8", "sweep16")
 
 Precision = Literal["fp32", "bf16"]
 

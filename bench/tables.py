@@ -94,7 +94,7 @@ def summary(trees: Sequence[dict[str, Any]]) -> str:
 def case_table(tree: dict[str, Any]) -> str:
     rates = tree["product_rate_per_core"]
     text = (
-        f"{tree['trials']} LoRA trial(s), r 8 on query and value, {tree['data']}, batch 16, "
+        f"{tree['trials']} LoRA trial(s) on query and value, {tree['data']}, batch 16, "
         f"{tree['examples_per_trial']} timed examples per trial, {tree['cores']} cores, base dropout "
         f"{'on' if tree['base_dropout'] else 'off'}. Products alone: {rates['fp32'] / 1e9:.0f} GFLOP/s per core in "
         f"float32, {rates['bf16'] / 1e9:.0f} in bf16; bound {tree['bound_examples_per_second']:.0f} examples/s. "

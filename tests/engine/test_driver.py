@@ -6,6 +6,7 @@ import torch
 from remora.engine.driver import Driver
 from remora.engine.dropout import DropoutKeys
 from remora.engine.layout import LaneBatch
+from remora.engine.pooling import pooled_rows
 from remora.methods.registry import get_method
 from tests import tiny
 from tests.contract.checks import check_naive, fresh_adapter, no_global_randomness
@@ -159,3 +160,55 @@ def test_a_sequence_as_long_as_debertas_table_of_positions() -> None:
     cut = run(base, toy_data(examples), [trial], tokens_per_pass=1)[trial.id]
     for name, value in whole.adapter.items():
         torch.testing.assert_close(value, cut.adapter[name], rtol=0, atol=1e-9)
+
+
+READING = {
+    "lora": {"targets": TARGETS, "rank": 2},
+    "dora": {"targets": TARGETS, "rank": 2},
+    "ia3": {},
+    "bitfit": {},
+    "prompt-tuning": {"num_virtual_tokens": 3},
+}
+
+
+@pytest.mark.parametrize("arch", ["bert", "roberta", "electra", "xlm-roberta"])
+@pytest.mark.parametrize("name", READING)
+def test_following_only_the_rows_that_are_read_changes_nothing(arch: str, name: str) -> None:
+    """Two lanes, one without base dropout, in float64: rows and gradients of all parameters, masks included."""
+    base = tiny.tiny_base(arch, torch.float64)
+    assert base.arch.rejoin is not None
+    method = get_method(name, READING[name])
+    results: list[list[torch.Tensor]] = []
+    widths: list[int] = []
+    with Driver(base) as driver:
+        last = base.model.get_submodule(base.arch.layer_paths(base.config)[-1].path)
+        handle = last.register_forward_hook(lambda module, args, output: widths.append(output.shape[1]))
+        for narrow in (False, True):
+            adapters = [fresh_adapter(method, driver) for _ in range(2)]
+            for number, adapter in enumerate(adapters):
+                for state in adapter.states.values():
+                    for key, value in state.trained.items():
+                        state.trained[key] = (value + 0.01 * (number + 1)).requires_grad_()
+            lanes = [
+                LaneBatch(
+                    ids=EXAMPLES.ids,
+                    type_ids=EXAMPLES.type_ids,
+                    index=range(6),
+                    dropout_key=lane,
+                    num_virtual=method.num_virtual_tokens,
+                    base_dropout=lane == 0,
+                )
+                for lane in range(2)
+            ]
+            layout = driver.lay_out(lanes, training=True)
+            if narrow:
+                rows, numbers = driver.read(layout, adapters)
+            else:
+                rows, numbers = pooled_rows(driver.forward(layout, adapters), layout, base.pooling)
+            leaves = [value for adapter in adapters for value in adapter.trained().values()]
+            weights = torch.linspace(-1, 1, rows.numel(), dtype=torch.float64).view(rows.shape)
+            results.append([rows, numbers, *torch.autograd.grad((rows * weights).sum(), leaves)])
+        handle.remove()
+    assert widths == [layout.num_rows, 12]
+    for whole, read in zip(*results, strict=True):
+        torch.testing.assert_close(read, whole, rtol=0, atol=1e-12)

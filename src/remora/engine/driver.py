@@ -19,6 +19,7 @@ from remora.engine.attention import CurrentPass, probs_counters
 from remora.engine.dropout import drop, keep_mask
 from remora.engine.layout import LaneBatch, Layout, build_layout
 from remora.engine.linear import LaneChange, changed_linear, join, widen
+from remora.engine.pooling import pooled_rows
 from remora.methods.base import AdapterTensors, LinearChange, Rows, SiteWeights, weights_at
 from remora.models.base import Base
 from remora.models.sites import Site
@@ -55,9 +56,11 @@ class _Running(CurrentPass):
     Args:
         users: the lanes attached at a module, with their sites.
         calls: of each module in this pass so far.
+        read_S: the rows to go on with after the last layer's attention; None for all.
     """
 
     def __init__(self) -> None:
+        self.read_S: Tensor | None = None
         self.users: dict[str, list[tuple[int, Site, AdapterTensors]]] = {}
         self.calls: dict[str, int] = {}
 
@@ -90,6 +93,11 @@ class Driver:
                 self._override(module, self._dropout_forward(name, module))
             elif kernel := kernel_name(module):
                 self._override(module, _activation_forward(module.forward, kernel))
+
+        if base.arch.rejoin is not None:
+            last = base.arch.layer_paths(base.config)[-1].path
+            module = self._modules[f"{last}.{base.arch.rejoin}"]
+            self._override(module, self._rejoin_forward(module.forward))
 
     def close(self) -> None:
         """Take every trace of the driver off the model."""
@@ -127,6 +135,30 @@ class Driver:
             training=training,
             device=self.device,
         )
+
+    def read(
+        self, layout: Layout, adapters: Sequence[AdapterTensors | None], params: Mapping[str, Tensor] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """The rows that heads read, one per sequence, without computing others after the last layer's attention.
+
+        Args:
+            layout: the pass.
+            adapters: one per lane of the pass.
+            params: replaces the backbone's own tensors by name (full fine-tuning).
+
+        Returns:
+            rows (S, D) in the base's compute dtype, and the number (S,) of the row each comes from.
+        """
+        pooling = self.base.pooling
+        sites = [site for adapter in adapters if adapter is not None for site in adapter.sites]
+        if self.base.arch.rejoin is None or pooling == "mean" or any(site.name == "block" for site in sites):
+            return pooled_rows(self.forward(layout, adapters, params), layout, pooling)
+        numbers = layout.last_S if pooling == "last" else layout.first_S
+        self._current.read_S = numbers
+        try:
+            return self.forward(layout, adapters, params), numbers
+        finally:
+            self._current.read_S = None
 
     def forward(
         self, layout: Layout, adapters: Sequence[AdapterTensors | None], params: Mapping[str, Tensor] | None = None
@@ -209,6 +241,16 @@ class Driver:
     def _override(self, module: nn.Module, forward: Forward) -> None:
         object.__setattr__(module, "forward", forward)
         self._undo.append(lambda: object.__delattr__(module, "forward"))
+
+    def _rejoin_forward(self, original: Forward) -> Forward:
+        def forward(mixed: Tensor, entered: Tensor) -> Tensor:
+            current = self._current
+            if current.read_S is None:
+                return original(mixed, entered)
+            current.layout = self._layout().narrowed(current.read_S)
+            return original(mixed.index_select(1, current.read_S), entered.index_select(1, current.read_S))
+
+        return forward
 
     def _dropout_forward(self, name: str, module: nn.Dropout) -> Forward:
         def forward(x: Tensor) -> Tensor:

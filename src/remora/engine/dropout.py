@@ -99,6 +99,13 @@ class DropoutKeys:
         self._exempt_T = exempt_T
         self._calls: dict[str, int] = {}
 
+    def narrowed(self, rows: Tensor) -> "DropoutKeys":
+        """The keys of some rows; calls go on being counted together."""
+        exempt = None if self._exempt_T is None else self._exempt_T[rows]
+        keys = DropoutKeys(self._keys_T[rows], exempt, self._lane_key)
+        keys._calls = self._calls
+        return keys
+
     def site(self, name: str) -> int:
         """The constant for this call of a dropout site; counts the call."""
         call = self._calls.get(name, 0)

@@ -8,7 +8,6 @@ from torch import Tensor
 
 from remora.engine.driver import EVAL_TOKENS, Driver
 from remora.engine.layout import LaneBatch, token_chunks
-from remora.engine.pooling import pooled_rows
 from remora.engine.trial import Examples
 from remora.methods.base import AdapterTensors
 
@@ -73,5 +72,4 @@ def _pass(
         num_virtual=0 if adapter is None else adapter.method.num_virtual_tokens,
     )
     layout = driver.lay_out([batch], training=False)
-    rows, _ = pooled_rows(driver.forward(layout, [adapter], params), layout, driver.base.pooling)
-    return rows
+    return driver.read(layout, [adapter], params)[0]

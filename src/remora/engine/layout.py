@@ -8,7 +8,7 @@ T rows, S sequences, N sequences of a bucket, L length of a bucket.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -77,6 +77,24 @@ class Layout:
     def num_rows(self) -> int:
         """Rows of the flattened hidden states."""
         return self.input_ids.numel()
+
+    def narrowed(self, rows_S: Tensor) -> "Layout":
+        """The rest of a packed pass for one row per sequence; nothing that follows may look at other rows.
+
+        Args:
+            rows_S: (S,) numbers of those rows, in the sequences' order.
+        """
+        return replace(
+            self,
+            input_ids=self.input_ids.view(-1)[rows_S][None],
+            position_ids=self.position_ids.view(-1)[rows_S][None],
+            type_ids=self.type_ids.view(-1)[rows_S][None],
+            lane_rows=self.lane_sequences,
+            virtual_T=None if self.virtual_T is None else self.virtual_T[rows_S],
+            buckets=(),
+            unbucket_T=None,
+            dropout=self.dropout.narrowed(rows_S),
+        )
 
 
 _BUCKET_LENGTHS = (8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096, 8192, 16384)

@@ -20,7 +20,6 @@ from remora.engine.driver import Driver
 from remora.engine.features import FeatureCache
 from remora.engine.inference import infer
 from remora.engine.lanes import Lane
-from remora.engine.pooling import pooled_rows
 from remora.engine.trial import CurvePoint, NoEvents, PackEvents, TrialData, TrialOutcome, TrialSpec
 
 _PassResult = tuple[Tensor, tuple[Tensor | None, ...]]
@@ -272,8 +271,7 @@ def _losses(driver: Driver, data: TrialData, shares: Sequence[_Share], forward: 
     ]
     layout = driver.lay_out(batches, training=True)
     first = shares[0].lane
-    hidden = driver.forward(layout, [share.lane.adapter for share in shares], first.compute_params())
-    rows, numbers = pooled_rows(hidden, layout, driver.base.pooling)
+    rows, numbers = driver.read(layout, [share.lane.adapter for share in shares], first.compute_params())
     parts: list[tuple[Lane, Tensor]] = []
     for share, sequences in zip(shares, layout.lane_sequences, strict=True):
         lane = share.lane

@@ -63,6 +63,9 @@ class Architecture:
             stand in one row dimension; ``"padded"`` (batch, length, features) otherwise.
         layers: path of the list of layers.
         attention: path, inside a layer, of the module that calls the attention function.
+        rejoin: path, inside a layer, of a module called with what attention gave and the layer's input, after which
+            every row goes its own way: in the last layer it suffices to follow the rows that the head reads. None where
+            a layer does that in its own code.
         linear: portable name -> path inside a layer, for linear layers that hold one site.
         fused: portable name -> fused linear layer.
         norms: portable name -> path inside a layer.
@@ -87,6 +90,7 @@ class Architecture:
     layout: Layout = "packed"
     layers: str
     attention: str
+    rejoin: str | None = None
     linear: Mapping[str, str]
     fused: Mapping[str, Fused] = field(default_factory=dict[str, Fused])
     norms: Mapping[str, str]

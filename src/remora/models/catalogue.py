@@ -56,7 +56,9 @@ _BERT = Architecture(
     learned_positions=True,
 )
 
-_ROBERTA = replace(_BERT, model_type="roberta", prefix="roberta", head="roberta", offset=_after_padding)
+_REJOINING = replace(_BERT, rejoin="attention.output")
+
+_ROBERTA = replace(_REJOINING, model_type="roberta", prefix="roberta", head="roberta", offset=_after_padding)
 
 _DISTILBERT = replace(
     _BERT,
@@ -260,10 +262,10 @@ _DEBERTA = replace(
 ARCHITECTURES: dict[str, Architecture] = {
     arch.model_type: arch
     for arch in (
-        _BERT,
+        _REJOINING,
         _ROBERTA,
         replace(_ROBERTA, model_type="xlm-roberta"),
-        replace(_BERT, model_type="electra", prefix="electra", head="electra"),
+        replace(_REJOINING, model_type="electra", prefix="electra", head="electra"),
         _DISTILBERT,
         _ALBERT,
         _MODERNBERT,
