@@ -19,7 +19,8 @@ class Case:
         data: data set.
         trials: what Remora trains; the peer trains the same, one after the other in each process.
         max_steps: optimizer steps of each trial.
-        warmup_steps: first steps that are not timed, on both sides.
+        warmup_steps: first steps that are not timed, on both sides. With none, whole trainings are timed and the peer
+            runs all trials, not one per process, since they differ in cost.
         side_by_side: a sweep: the peer may also run one one-thread process per core, Remora one worker per core.
         base_dropout: whether the base's own dropout is active, as in Trainer.
     """
@@ -53,11 +54,42 @@ def grid_trials() -> tuple[Trial, ...]:
     )
 
 
+SETTINGS: dict[str, dict[str, float]] = {
+    "full": {},
+    "head": {},
+    "lora": LORA,
+    "rslora": LORA,
+    "lora-plus": LORA,
+    "lora-fa": LORA,
+    "dora": LORA,
+    "vera": {"rank": 256},
+    "ia3": {},
+    "bitfit": {},
+    "prompt-tuning": {"num_virtual_tokens": 8},
+}
+
+
+def comparison_trials() -> tuple[Trial, ...]:
+    """Eleven methods with three seeds each."""
+    return tuple(
+        Trial(method=method, lr=1e-4 if method == "full" else 1e-3, seed=seed, settings=dict(settings))
+        for seed in range(3)
+        for method, settings in SETTINGS.items()
+    )
+
+
+def one_trial(method: str) -> tuple[Trial, ...]:
+    return (Trial(method=method, lr=1e-3, settings=dict(SETTINGS[method])),)
+
+
 CASES = (
     Case(name="single", data="sst2", trials=lora_trials(1)),
     Case(name="single-no-dropout", data="sst2", trials=lora_trials(1), base_dropout=False),
     Case(name="single-mrpc", data="mrpc", trials=lora_trials(1)),
     Case(name="single-imdb", data="imdb", trials=lora_trials(1), max_steps=24, warmup_steps=4),
+    Case(name="dora", data="sst2", trials=one_trial("dora")),
+    Case(name="head", data="sst2", trials=one_trial("head")),
+    Case(name="comparison", data="sst2", trials=comparison_trials(), max_steps=40, warmup_steps=0, side_by_side=True),
     Case(name="sweep8", data="sst2", trials=lora_trials(8), side_by_side=True),
     Case(name="sweep16", data="sst2", trials=grid_trials(), side_by_side=True),
     Case(name="sweep16-mrpc", data="mrpc", trials=grid_trials(), side_by_side=True),

@@ -121,13 +121,13 @@ def remora_jobs(case: Case, folder: Path, cores: int) -> list[Job]:
 
 
 def peer_jobs(case: Case, arrangement: Arrangement, choice: Choice, folder: Path, cores: int) -> list[Job]:
-    """The peer's jobs. Its trials run one after the other, so one per process gives the rate of any number."""
+    """The peer's jobs. Its trials run one after the other, so one per process gives the rate of many equal ones."""
     processes = cores if arrangement.side_by_side else 1
     return [
         Job(
             side="peer",
             data=str(folder),
-            trials=part[:1],
+            trials=part[:1] if case.warmup_steps else part,
             model=MODEL,
             max_length=SOURCES[case.data].max_length,
             max_steps=case.max_steps,

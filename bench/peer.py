@@ -122,7 +122,7 @@ def build(trial: Trial, job: Job, num_labels: int) -> nn.Module:
                 head = name.startswith("classifier")
                 parameter.requires_grad_(head or (trial.method == "bitfit" and name.endswith("bias")))
             return model
-        case "lora":
+        case "lora" | "lora-plus" | "lora-fa":
             config = LoraConfig(**low_rank, **task)
         case "rslora":
             config = LoraConfig(**low_rank, **task, use_rslora=True)
@@ -136,10 +136,24 @@ def build(trial: Trial, job: Job, num_labels: int) -> nn.Module:
             pattern = r".*(key|value|layer\.\d+\.output\.dense)$"
             config = IA3Config(target_modules=pattern, feedforward_modules=r".*layer\.\d+\.output\.dense$", **task)
         case "prompt-tuning":
-            config = PromptTuningConfig(num_virtual_tokens=int(setting.get("tokens", 8)), **task)
+            config = PromptTuningConfig(num_virtual_tokens=int(setting.get("num_virtual_tokens", 8)), **task)
         case _:
             raise ValueError(f"the peer has no method {trial.method!r}")
     return get_peft_model(model, config)
+
+
+def optimizer(trial: Trial, model: Any) -> torch.optim.Optimizer | None:
+    """peft's own optimizer for the methods that consist of one; None leaves the choice to Trainer."""
+    from peft.optimizers import create_lorafa_optimizer, create_loraplus_optimizer
+
+    if trial.method == "lora-plus":
+        return create_loraplus_optimizer(
+            model, torch.optim.AdamW, lr=trial.lr, loraplus_lr_ratio=16.0, weight_decay=0.01
+        )
+    if trial.method == "lora-fa":
+        rank, alpha = int(trial.settings["rank"]), int(trial.settings["alpha"])
+        return create_lorafa_optimizer(model, r=rank, lora_alpha=alpha, lr=trial.lr, weight_decay=0.01)
+    return None
 
 
 def arguments(trial: Trial, job: Job, folder: str) -> TrainingArguments:
@@ -204,6 +218,7 @@ def run_trial(trial: Trial, job: Job, gate: bool, scratch: str) -> tuple[TrialAn
         train_dataset=train,
         data_collator=DataCollatorWithPadding(tokenizer, padding=padding, max_length=job.max_length),
         callbacks=[watch, curve],
+        optimizers=(optimizer(trial, model), None),
     )
     if job.curve:
         steps = job.max_steps or job.epochs * math.ceil(len(train) / job.batch_size)

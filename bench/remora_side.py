@@ -1,7 +1,8 @@
 """Remora's side of the benchmark: all trials of a job in one pack of one worker.
 
 ``python -m bench.remora_side JOB.json ANSWER.json``. The clock starts when every lane has done the warm-up steps and
-stops with the last optimizer step of the first lane to finish (all lanes of a job have equally many steps).
+stops with the last optimizer step of the first lane to finish (all lanes of a job have equally many steps). A job
+without warm-up steps is timed as a whole, from the first lane's start to the last one's end, four lanes at a time.
 """
 
 import math
@@ -24,6 +25,7 @@ from remora.study.machine import settle
 from remora.study.packs import LONE_PARTS
 
 CURVE_PARTS = 12
+WHOLE_SLOTS = 4
 
 
 class Stopwatch(NoEvents):
@@ -36,17 +38,21 @@ class Stopwatch(NoEvents):
         self.seconds = math.nan
         self.losses: dict[str, list[float]] = {}
 
+    def start(self) -> None:
+        """Wait at the gate, if there is one, and start the clock."""
+        if self.job.gate:
+            print("ready", flush=True)
+            sys.stdin.readline()
+        self.start_time = time.perf_counter()
+
     def step(self, spec: TrialSpec, step: int, num_steps: int, loss: float) -> None:
         """Start the clock when the last lane is warm, stop it when the first lane is done."""
         self.losses.setdefault(spec.id, []).append(loss)
         if step == self.job.warmup_steps:
             self.warm.add(spec.id)
             if len(self.warm) == len(self.job.trials):
-                if self.job.gate:
-                    print("ready", flush=True)
-                    sys.stdin.readline()
-                self.start_time = time.perf_counter()
-        elif step == num_steps and math.isnan(self.seconds):
+                self.start()
+        elif step == num_steps and self.job.warmup_steps and math.isnan(self.seconds):
             self.seconds = time.perf_counter() - self.start_time
 
 
@@ -133,10 +139,13 @@ def main() -> None:
     with Driver(context.base) as driver:
         todo = specs(job, len(train))
         parts = LONE_PARTS if len(todo) == 1 else 1
-        done = {
-            outcome.spec.id: outcome
-            for outcome in run_pack(driver, data, todo, slots=len(todo), parts=parts, events=watch)
-        }
+        slots = len(todo) if job.warmup_steps else WHOLE_SLOTS
+        if not job.warmup_steps:
+            watch.start()
+        outcomes = run_pack(driver, data, todo, slots=slots, parts=parts, events=watch)
+        done = {outcome.spec.id: outcome for outcome in outcomes}
+        if not job.warmup_steps:
+            watch.seconds = time.perf_counter() - watch.start_time
     answers = [trial_answer(done[spec.id], watch.losses[spec.id], job.evaluate) for spec in todo]
     steps = answers[0].steps - job.warmup_steps
     examples = steps * job.batch_size * len(answers)

@@ -36,4 +36,4 @@ def test_every_case_has_a_strongest_candidate_and_the_published_one() -> None:
         assert sum(peer.published for peer in peers) == 1
         assert {peer.precision for peer in peers if not peer.published} == {"fp32", "bf16"}
         assert any(peer.side_by_side for peer in peers) == case.side_by_side
-        assert len({trial.seed for trial in case.trials}) == len(case.trials)
+        assert len({(trial.method, trial.seed) for trial in case.trials}) == len(case.trials)
