@@ -7,6 +7,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+from transformers.initialization import no_init_weights
 
 from remora.errors import ModelError
 from remora.models.architectures import get_architecture
@@ -14,6 +15,7 @@ from remora.models.base import Base
 from remora.models.files import ModelFiles, resolve, with_folder
 from remora.models.gguf import converted_gguf
 from remora.models.heads import pretrainable_names
+from remora.models.mapped import keep_weights, map_weights, weights_key
 from remora.models.quiet import quiet_transformers
 
 FLOAT_TYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
@@ -25,7 +27,8 @@ def load_base(id: str, *, revision: str | None = None, dtype: torch.dtype = torc
     Args:
         id: an alias (``minilm``, ``smollm2``), a folder, a GGUF file, or a Hub id, also as ``owner/name@revision``.
         revision: Hub branch, tag or commit.
-        dtype: type in which the weights are stored; they are read in float32 and converted once.
+        dtype: type in which the weights are stored; they are read in float32 and converted once, then kept in the cache
+            folder and mapped, so that all processes of a machine hold them in memory once.
 
     Returns:
         The base.
@@ -42,6 +45,10 @@ def load_base(id: str, *, revision: str | None = None, dtype: torch.dtype = torc
     with quiet_transformers(), torch.random.fork_rng(devices=[]):
         config = AutoConfig.from_pretrained(files.folder, local_files_only=True)
         tokenizer = _tokenizer(files, id)
+        key = weights_key(files, dtype)
+        base = _from_mapped(key, config, tokenizer, files, dtype)
+        if base is not None:
+            return base
         try:
             model, report = AutoModelForSequenceClassification.from_pretrained(
                 files.folder,
@@ -58,7 +65,32 @@ def load_base(id: str, *, revision: str | None = None, dtype: torch.dtype = torc
                 f"{id}: the weights cannot be read: {error}", "the files may be damaged; fetch them again"
             ) from error
     _refuse_holes(report, model, id)
-    return make_base(model, tokenizer=tokenizer, files=files, missing=report["missing_keys"], dtype=dtype)
+    base = make_base(model, tokenizer=tokenizer, files=files, missing=report["missing_keys"], dtype=dtype)
+    if keep_weights(key, {**dict(base.model.named_parameters()), **base.pooler}):
+        return _from_mapped(key, config, tokenizer, files, dtype) or base
+    return base
+
+
+def _from_mapped(key: str, config: Any, tokenizer: Any, files: ModelFiles, dtype: torch.dtype) -> Base | None:
+    """The base with weights mapped from the cache folder; None when they are not there.
+
+    The model is built without initialising it: memory that nobody touches takes no room.
+    """
+    tensors = map_weights(key)
+    if tensors is None:
+        return None
+    with quiet_transformers(), torch.random.fork_rng(devices=[]), no_init_weights():
+        model: Any = AutoModelForSequenceClassification.from_config(
+            config, attn_implementation="eager", dtype=torch.float32
+        )
+    backbone = _prepared(model, files)
+    parameters = dict(backbone.named_parameters())
+    pooler = {name: tensor for name, tensor in tensors.items() if name not in parameters}
+    if not set(parameters) <= set(tensors) or any(tensors[n].shape != p.shape for n, p in parameters.items()):
+        return None
+    for name, parameter in parameters.items():
+        parameter.data = tensors[name]
+    return _frozen(backbone, tokenizer, files, dtype, pooler)
 
 
 def make_base(
@@ -81,6 +113,26 @@ def make_base(
     Returns:
         The base; head parts that the checkpoint has and that are not fresh by nature are in ``pooler``.
     """
+    config: Any = model.get_submodule(str(model.base_model_prefix)).config
+    names = pretrainable_names(get_architecture(config.model_type, files.name).head, config)
+    pooler: dict[str, Tensor] = {}
+    if not set(names) & set(missing):
+        keep = torch.float64 if dtype == torch.float64 else torch.float32
+        parameters = dict(model.named_parameters())
+        pooler = {name: parameters[name].detach().to(keep).clone() for name in names}
+    backbone = _prepared(model, files)
+    for parameter in backbone.parameters():
+        # Parameters only: transformers keeps buffers such as rotary frequencies in float32 whatever the weights are.
+        parameter.data = parameter.data.to(dtype)
+    return _frozen(backbone, tokenizer, files, dtype, pooler)
+
+
+def _prepared(model: nn.Module, files: ModelFiles) -> nn.Module:
+    """The backbone without what is drawn at random in it.
+
+    Raises:
+        ModelError: it skips layers in training.
+    """
     backbone = model.get_submodule(str(model.base_model_prefix))
     config: Any = backbone.config
     arch = get_architecture(config.model_type, files.name)
@@ -89,21 +141,19 @@ def make_base(
             f"{files.name} skips layers at random in training (layerdrop {config.layerdrop}), which is not supported",
             "set layerdrop to 0 in its config.json",
         )
-    names = pretrainable_names(arch.head, config)
-    pooler: dict[str, Tensor] = {}
-    if not set(names) & set(missing):
-        keep = torch.float64 if dtype == torch.float64 else torch.float32
-        parameters = dict(model.named_parameters())
-        pooler = {name: parameters[name].detach().to(keep).clone() for name in names}
     if arch.head in ("bert", "albert"):
-        backbone.register_module("pooler", None)  # what is pretrained of it was taken out above, the rest is random
+        backbone.register_module("pooler", None)  # what is pretrained of it belongs to the head, the rest is random
+    return backbone
+
+
+def _frozen(
+    backbone: nn.Module, tokenizer: Any, files: ModelFiles, dtype: torch.dtype, pooler: dict[str, Tensor]
+) -> Base:
     backbone.requires_grad_(False)
-    for parameter in backbone.parameters():
-        # Parameters only: transformers keeps buffers such as rotary frequencies in float32 whatever the weights are.
-        parameter.data = parameter.data.to(dtype)
+    config: Any = backbone.config
     return Base(
         model=backbone.eval(),
-        arch=arch,
+        arch=get_architecture(config.model_type, files.name),
         config=config,
         tokenizer=tokenizer,
         name=files.name,
