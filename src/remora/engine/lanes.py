@@ -67,6 +67,7 @@ class Lane:
         self.losses: list[float] = []
         self.seconds = 0.0
         self.most_lanes = 1
+        self.tokens_per_pass: int | None = None
         self._best: tuple[float, Tensor] | None = None
         self._permutation: tuple[int, np.ndarray] | None = None
 

@@ -5,6 +5,7 @@ have alone. A pass holds whole sequences up to a number of tokens; a lane whose 
 and its gradients are summed, which changes nothing but the order of additions.
 """
 
+import gc
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -53,7 +54,8 @@ def run_pack(
         data: shared by all trials.
         specs: trained in this order; a finished lane is replaced by the next one at a step boundary.
         slots: lanes at a time. A trial that trains the base's own weights always has the pack for itself.
-        tokens_per_pass: most tokens of one forward and backward pass (at least one sequence).
+        tokens_per_pass: most tokens of one forward and backward pass (at least one sequence). Halved when memory runs
+            out; the outcome says what it came to.
         parts: into so many passes every step of a lane that is alone is cut; they run side by side, each with its
             share of torch's threads. Part of the plan: the sums of gradients depend on it, not on the threads.
         events: told of starts, steps and epochs.
@@ -75,6 +77,7 @@ def _train(
     told: PackEvents,
 ) -> Iterator[TrialOutcome]:
     features = FeatureCache(driver, data)
+    room = _Room(tokens_per_pass)
     queue = list(specs)
     lanes: list[Lane] = []
     while queue or lanes:
@@ -92,7 +95,7 @@ def _train(
                 break
         if not lanes:
             continue
-        _step(driver, data, lanes, features, tokens_per_pass, crew)
+        _step(driver, data, lanes, features, room, crew)
         running: list[Lane] = []
         for lane in lanes:
             if lane.losses and lane.status == "done":
@@ -151,20 +154,67 @@ class _Crew:
         return [work(each) for each in passes] if self._pool is None else list(self._pool.map(work, passes))
 
 
+class _Room:
+    """How many tokens a pass may hold; less after memory ran out. Never less than a batch is trained for that.
+
+    Args:
+        tokens: at the start.
+    """
+
+    def __init__(self, tokens: int) -> None:
+        self.tokens = tokens
+
+    def shrink(self, lanes: Sequence[Lane]) -> bool:
+        """Halve it: lanes then part into passes of their own, then their batches. False when nothing is left to cut."""
+        sizes = [len(lane.train.ids[int(example)]) + lane.room for lane in lanes for example in lane.indices()]
+        if self.tokens <= max(sizes):
+            return False
+        self.tokens = max(min(self.tokens, sum(sizes)) // 2, 1)
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        return True
+
+
+def _out_of_memory(error: Exception) -> bool:
+    words = ("out of memory", "not enough memory", "can't allocate memory")
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(word in str(error) for word in words)
+
+
 def _step(
+    driver: Driver, data: TrialData, lanes: Sequence[Lane], features: FeatureCache, room: _Room, crew: _Crew
+) -> None:
+    """One optimizer step of every lane. Out of memory, it is begun again with smaller passes: nothing was updated."""
+    start = time.perf_counter()
+    while True:
+        try:
+            values = _gradients(driver, data, lanes, features, room.tokens, crew)
+            break
+        except (RuntimeError, MemoryError) as error:
+            if not _out_of_memory(error) or not room.shrink(lanes):
+                raise
+    for lane, loss in zip(lanes, values, strict=True):
+        lane.most_lanes = max(lane.most_lanes, len(lanes))
+        lane.tokens_per_pass = min(lane.tokens_per_pass or room.tokens, room.tokens)
+        lane.update(loss)
+    seconds = time.perf_counter() - start
+    for lane in lanes:
+        lane.seconds += seconds
+
+
+def _gradients(
     driver: Driver,
     data: TrialData,
     lanes: Sequence[Lane],
     features: FeatureCache,
     tokens_per_pass: int,
     crew: _Crew,
-) -> None:
-    start = time.perf_counter()
+) -> list[float]:
+    """Gather the gradients of all lanes' current batches; returns their losses."""
     losses = {id(lane): torch.zeros((), device=driver.device) for lane in lanes}
     for lane in lanes:
         lane.optimizer.zero_grad()
         lane.method.before_step(lane.adapter, lane.step, lane.num_steps)
-        lane.most_lanes = max(lane.most_lanes, len(lanes))
     for lane in lanes:
         if lane.uses_features:
             losses[id(lane)] = _features_step(data, lane, features)
@@ -194,12 +244,7 @@ def _step(
         if penalty is not None:
             penalty.backward()
             losses[id(lane)] = losses[id(lane)] + penalty.detach()
-    values = torch.stack([losses[id(lane)].float() for lane in lanes]).tolist()
-    for lane, loss in zip(lanes, values, strict=True):
-        lane.update(loss)
-    seconds = time.perf_counter() - start
-    for lane in lanes:
-        lane.seconds += seconds
+    return torch.stack([losses[id(lane)].float() for lane in lanes]).tolist()
 
 
 def _features_step(data: TrialData, lane: Lane, features: FeatureCache) -> Tensor:
@@ -339,4 +384,5 @@ def _outcome(driver: Driver, data: TrialData, lane: Lane, features: FeatureCache
         examples=sum(len(lane.train) for _ in range(lane.step // lane.steps_per_epoch))
         + min(lane.step % lane.steps_per_epoch * lane.spec.batch_size, len(lane.train)),
         lanes=lane.most_lanes,
+        tokens_per_pass=lane.tokens_per_pass,
     )

@@ -139,6 +139,7 @@ class TrialOutcome:
         train_seconds: time inside training steps of its packs (shared with its neighbours).
         examples: training examples seen.
         lanes: most lanes it shared a step with, itself included.
+        tokens_per_pass: most tokens of its passes; less than asked for when memory ran out. None without any step.
     """
 
     spec: TrialSpec
@@ -159,6 +160,7 @@ class TrialOutcome:
     train_seconds: float
     examples: int
     lanes: int
+    tokens_per_pass: int | None
 
 
 class PackEvents(Protocol):

@@ -248,7 +248,10 @@ class Method:
         return 1
 
     def before_step(self, adapter: "AdapterTensors", step: int, num_steps: int) -> None:
-        """Phases and schedules: runs before optimizer step `step` (from 0) computes. May change adapter tensors."""
+        """Phases and schedules: runs before optimizer step `step` (from 0) computes. May change adapter tensors.
+
+        Called once more for the same step when memory ran out and the step is begun again.
+        """
 
     def penalty(self, adapter: "AdapterTensors", step: int) -> Tensor | None:
         """A scalar added to the lane's loss, or None."""

@@ -67,10 +67,14 @@ class GradNorm(Record):
 
 
 class Pack(Record):
-    """The pack a trial was trained in; `wall_seconds` of a trial is time shared with its other lanes."""
+    """The pack a trial was trained in; `wall_seconds` of a trial is time shared with its other lanes.
+
+    `tokens_per_pass` is less than the configuration's where memory ran out and passes were cut.
+    """
 
     id: str
     lanes: int
+    tokens_per_pass: int | None = None
 
 
 class TrialResult(Versioned):

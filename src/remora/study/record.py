@@ -81,7 +81,7 @@ def record_outcome(
         grad_norm=GradNorm(**outcome.grad_norm) if outcome.grad_norm else None,
         truncated=context.truncated(get_method(trial.spec.method, trial.spec.settings).num_virtual_tokens),
         wall_seconds=outcome.train_seconds,
-        pack=pack.model_copy(update={"lanes": outcome.lanes}),
+        pack=pack.model_copy(update={"lanes": outcome.lanes, "tokens_per_pass": outcome.tokens_per_pass}),
         adapter_bytes=adapter_bytes,
     )
     write_result(run_dir, result)
