@@ -12,8 +12,6 @@ from remora.config.schema import ROW_SETTINGS, DataConfig, MethodEntry, StudyCon
 from remora.config.tree import Tree, apply_overrides
 from remora.errors import ConfigError
 
-"""Settings of a row that the study reads, not the method."""
-
 RECIPES = Path(__file__).resolve().parents[1] / "recipes"
 
 

@@ -26,7 +26,8 @@ from remora.engine.layout import Bucket, Layout
 from remora.native import kernels
 
 NATIVE_LENGTH = 128
-"""Passes whose sequences are at most this long go to the compiled kernel; beyond it bfloat16 products are faster."""
+"""Passes whose sequences are at most this long go to the compiled kernel, which computes in float32; longer ones are
+mostly matrix products and go to those of the stored type."""
 
 NAME = "remora_packed"
 

@@ -66,6 +66,13 @@ typedef struct {
     NAME(Dropout) dropout;
 } NAME(Attention);
 
+/* Rows of the longest sequence. */
+static int64_t NAME(longest)(const NAME(Attention) *a) {
+    int64_t longest = 0;
+    for (int64_t s = 0; s < a->sequences; s++) longest = a->lengths[s] > longest ? a->lengths[s] : longest;
+    return longest;
+}
+
 /* (L, F) of one head to (L, width) float32, zeros behind. */
 static void NAME(load_head)(const ELEMENT *x, int64_t length, int64_t row, int64_t features, float factor, float *out,
                             int64_t width) {
@@ -130,8 +137,7 @@ INLINE void NAME(limit_scores)(const NAME(Attention) *a, int64_t i, int64_t leng
 
 /* out (T, H, F) contiguous; stats (T, H, 2): each query's largest score and the inverse of its sum of exponentials. */
 int NAME(attend)(const NAME(Attention) *a, ELEMENT *out, float *stats) {
-    int64_t longest = 0, F = a->features, width_F = round_up(F), groups = a->heads / a->kv_heads;
-    for (int64_t s = 0; s < a->sequences; s++) longest = a->lengths[s] > longest ? a->lengths[s] : longest;
+    int64_t longest = NAME(longest)(a), F = a->features, width_F = round_up(F), groups = a->heads / a->kv_heads;
     int64_t room = round_up(longest);
     float *kt = scratch(F * room + 3 * longest * width_F + longest * room + 2 * room);
     if (!kt) return -1;
@@ -173,8 +179,7 @@ int NAME(attend)(const NAME(Attention) *a, ELEMENT *out, float *stats) {
 /* Gradients of contiguous (T, H, F) and (T, K, F); dq, dk, dv may be NULL. grad is (T, H, F), contiguous. */
 int NAME(attend_back)(const NAME(Attention) *a, const float *stats, const ELEMENT *grad, ELEMENT *dq, ELEMENT *dk,
                       ELEMENT *dv) {
-    int64_t longest = 0, F = a->features, width_F = round_up(F), groups = a->heads / a->kv_heads;
-    for (int64_t s = 0; s < a->sequences; s++) longest = a->lengths[s] > longest ? a->lengths[s] : longest;
+    int64_t longest = NAME(longest)(a), F = a->features, width_F = round_up(F), groups = a->heads / a->kv_heads;
     int64_t room = round_up(longest), block = longest * width_F;
     float *kt = scratch(2 * F * room + 6 * block + 3 * longest * room + 2 * room);
     if (!kt) return -1;
