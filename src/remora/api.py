@@ -37,7 +37,7 @@ def compare(
         data: a path, a card's name, a Hub id, or a data frame (pandas, polars, a dict of columns).
         validation: rows that choose hyperparameters, where `data` is a frame; taken from `data` when None.
         test: rows for the final figures, likewise.
-        methods: ids with settings, such as ``"lora,lora:rank=16,dora"``; all methods when None.
+        methods: ids with settings, such as ``"lora,lora:rank=16,dora"``, or ``"all"``; the eleven most used when None.
         seeds: final trials per method.
         out: run directory; by default ``runs/<name>-<hash>``.
         progress: told what happens; by default a table on a terminal, lines on standard error elsewhere.

@@ -20,6 +20,14 @@ def test_the_line_of_the_design() -> None:
     )
 
 
+def test_all_stands_for_every_method_beside_further_rows() -> None:
+    entries = parse_methods("all,lora:rank=16", KNOWN)
+    assert [entry.id for entry in entries] == [*KNOWN, "lora"]
+    assert entries[-1].settings == {"rank": 16}
+    with pytest.raises(ConfigError, match="all"):
+        parse_methods("all:rank=16", KNOWN)
+
+
 @pytest.mark.parametrize(
     ("text", "settings"),
     [

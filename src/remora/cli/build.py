@@ -62,7 +62,7 @@ def options_tree(
         kind: what sort of study.
         model: ``--model``; an ``@`` separates the revision of a Hub id.
         data: ``--data``.
-        methods: rows asked for; none means all methods.
+        methods: rows asked for; none means the default ones.
         protocol: settings of the protocol that were given.
     """
     tree: dict[str, object] = {

@@ -33,7 +33,7 @@ def demo(*, out: Path | None, dry_run: bool, as_json: bool, overrides: tuple[str
 @click.command()
 @options.model_option
 @options.data_option
-@click.option("--methods", help="Ids with settings, such as lora,lora:rank=16,alpha=32,dora [default: all].")
+@click.option("--methods", help="Such as lora,lora:rank=16,alpha=32,dora; or all [default: the eleven most used].")
 @options.protocol_options
 @click.option("--no-full", is_flag=True, help="Leave the full fine-tuning baseline out.")
 @options.study_outputs

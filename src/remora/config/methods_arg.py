@@ -8,6 +8,7 @@ from remora.config.schema import MethodEntry
 from remora.config.yaml12 import YamlError, parse_value
 from remora.errors import ConfigError
 
+EVERY = "all"
 _SETTING = re.compile(r"\s*([A-Za-z_][A-Za-z0-9_]*)\s*=(.*)", re.DOTALL)
 _CLOSES = {"[": "]", "{": "}", "(": ")", '"': '"', "'": "'"}
 
@@ -17,7 +18,7 @@ def parse_methods(text: str, known_ids: Sequence[str]) -> tuple[MethodEntry, ...
 
     Args:
         text: such as ``lora:rank=16,alpha=32,dora``. A value is a YAML scalar or a bracketed list; the setting
-            ``label`` names the row.
+            ``label`` names the row. The word ``all`` stands for every method, with its defaults.
         known_ids: the methods that exist.
 
     Returns:
@@ -34,6 +35,9 @@ def parse_methods(text: str, known_ids: Sequence[str]) -> tuple[MethodEntry, ...
             name, colon, first = (part.strip() for part in piece.partition(":"))
             if not name:
                 problems.append("a method's name is missing" + (f" before {piece.strip()!r}" if piece.strip() else ""))
+                continue
+            if name == EVERY and not colon:
+                rows += [(known, {}, False) for known in known_ids]
                 continue
             if name not in known_ids:
                 problems.append(_unknown(name, known_ids, bool(rows) and rows[-1][2]))

@@ -7,12 +7,27 @@ from typing import Any
 from remora.config.schema import ROW_SETTINGS, MethodEntry, ProtocolConfig, StudyConfig
 from remora.errors import ConfigError
 from remora.methods.base import Method
-from remora.methods.registry import get_method, list_methods
+from remora.methods.registry import get_method
 from remora.models.base import Base
 from remora.results.schema import RowPlan
 
 MAJORITY = "majority"
 UNTRAINED = "untrained"
+
+DEFAULT_METHODS = (
+    "bitfit",
+    "dora",
+    "full",
+    "head",
+    "ia3",
+    "lora",
+    "lora-fa",
+    "lora-plus",
+    "prompt-tuning",
+    "rslora",
+    "vera",
+)
+"""What is compared when a study names no methods: the field's most used ones, not all there are."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +78,7 @@ def study_rows(config: StudyConfig, base: Base) -> tuple[StudyRow, ...]:
     Raises:
         ConfigError: an unknown method, a setting that does not fit, a target that matches nothing; all at once.
     """
-    entries = list(config.methods) or [MethodEntry(id=method.name) for method in list_methods()]
+    entries = list(config.methods) or [MethodEntry(id=name) for name in DEFAULT_METHODS]
     faults: list[ConfigError] = []
     rows: list[StudyRow] = []
     for entry in entries:
