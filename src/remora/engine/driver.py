@@ -20,6 +20,7 @@ from remora.engine.dropout import drop, keep_mask
 from remora.engine.layout import LaneBatch, Layout, build_layout
 from remora.engine.linear import LaneChange, changed_linear, join, widen
 from remora.engine.pooling import pooled_rows
+from remora.engine.stack import Entry, Stack
 from remora.methods.base import AdapterTensors, LinearChange, Rows, SiteWeights, weights_at
 from remora.models.base import Base
 from remora.models.sites import Site
@@ -80,6 +81,7 @@ class Driver:
         self._modules = dict(base.model.named_modules())
         self._installed: set[str] = set()
         self._installing = threading.Lock()
+        self._stack: Stack | None = None
         self._weights: dict[str, SiteWeights] = {}
         self._undo: list[Callable[[], None]] = []
         if base.arch.layout == "packed":
@@ -136,8 +138,31 @@ class Driver:
             device=self.device,
         )
 
+    @property
+    def num_enterable(self) -> int:
+        """How many layers a pass can enter at, from the bottom: all, or one where layers run repeatedly (ALBERT)."""
+        layers = self.base.arch.layer_paths(self.base.config)
+        return len(layers) if all(layer.calls == 1 for layer in layers) else 1
+
+    @torch.no_grad()
+    def entering(self, layout: Layout, layer: int) -> Tensor:
+        """What goes into a layer of the bare base.
+
+        Args:
+            layout: a pass of one lane without training.
+            layer: below `num_enterable`.
+
+        Returns:
+            (T, D) flattened states, in the base's compute dtype.
+        """
+        return self._watched_stack().input_of(layer, lambda: self.forward(layout, [None]))
+
     def read(
-        self, layout: Layout, adapters: Sequence[AdapterTensors | None], params: Mapping[str, Tensor] | None = None
+        self,
+        layout: Layout,
+        adapters: Sequence[AdapterTensors | None],
+        params: Mapping[str, Tensor] | None = None,
+        entry: Entry | None = None,
     ) -> tuple[Tensor, Tensor]:
         """The rows that heads read, one per sequence, without computing others after the last layer's attention.
 
@@ -145,10 +170,14 @@ class Driver:
             layout: the pass.
             adapters: one per lane of the pass.
             params: replaces the backbone's own tensors by name (full fine-tuning).
+            entry: states that are known, as `entering` gave them, so that nothing below them is computed.
 
         Returns:
             rows (S, D) in the base's compute dtype, and the number (S,) of the row each comes from.
         """
+        if entry is not None:
+            with self._watched_stack().entered(entry):
+                return self.read(layout, adapters, params)
         pooling = self.base.pooling
         sites = [site for adapter in adapters if adapter is not None for site in adapter.sites]
         if self.base.arch.rejoin is None or pooling == "mean" or any(site.name == "block" for site in sites):
@@ -239,8 +268,26 @@ class Driver:
         return layout
 
     def _override(self, module: nn.Module, forward: Forward) -> None:
+        before = vars(module).get("forward")
         object.__setattr__(module, "forward", forward)
-        self._undo.append(lambda: object.__delattr__(module, "forward"))
+
+        def undo() -> None:
+            if before is None:
+                object.__delattr__(module, "forward")
+            else:
+                object.__setattr__(module, "forward", before)
+
+        self._undo.append(undo)
+
+    def _watched_stack(self) -> Stack:
+        """The stack, with every layer asking it; most studies never do."""
+        with self._installing:
+            if self._stack is None:
+                self._stack = Stack()
+                for layer in self.base.arch.layer_paths(self.base.config):
+                    module = self._modules[layer.path]
+                    self._override(module, self._stack.forward(module.forward, layer.index))
+            return self._stack
 
     def _rejoin_forward(self, original: Forward) -> Forward:
         def forward(mixed: Tensor, entered: Tensor) -> Tensor:

@@ -1,14 +1,61 @@
-"""Pooled rows of the bare base, computed once per split: all that a head-only trial or the untrained baseline needs."""
+"""What the untouched base computes below everything that is trained: once per example, not once per step.
 
+Head-only trials and the untrained baseline read pooled rows of the whole base. A trial whose lowest site lies in an
+upper layer, with the base's dropout off, enters the stack there: hidden states of all tokens are kept for it.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
 from torch import Tensor
 
-from remora.engine.driver import Driver
+from remora.engine.driver import EVAL_TOKENS, Driver
 from remora.engine.inference import base_rows
-from remora.engine.trial import TrialData
+from remora.engine.layout import LaneBatch, Layout, token_chunks
+from remora.engine.stack import Entry
+from remora.engine.trial import Examples, TrialData
+
+MOST_BYTES = 2**30
+"""Of one split's hidden states; a larger one is computed in every pass. Not a share of the machine's memory: whether a
+trial enters the stack in the middle must not depend on where it runs."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prefix:
+    """Hidden states of all tokens of a split, as they go into a layer.
+
+    Args:
+        layer: index of the layer.
+        hidden_ND: all examples' tokens one after the other, in the base's compute dtype.
+        offsets: (n + 1,) where each example begins, and the end.
+    """
+
+    layer: int
+    hidden_ND: Tensor
+    offsets: np.ndarray
+
+    def entry(self, chosen: np.ndarray, layout: Layout) -> Entry:
+        """How a pass over some examples enters the stack.
+
+        Args:
+            chosen: the examples, one per sequence of the pass.
+            layout: the pass.
+        """
+        spans = [(int(self.offsets[i]), int(self.offsets[i + 1])) for i in chosen]
+        kept = np.concatenate([np.arange(first, end) for first, end in spans])
+        hidden = self.hidden_ND[torch.from_numpy(kept).to(self.hidden_ND.device)]
+        if layout.kind == "padded":
+            starts = zip(layout.start_S.tolist(), spans, strict=True)
+            rows = np.concatenate([np.arange(start, start + end - first) for start, (first, end) in starts])
+            padded = hidden.new_zeros(layout.num_rows, hidden.shape[1])
+            padded[torch.from_numpy(rows).to(hidden.device)] = hidden
+            hidden = padded
+        return Entry(layer=self.layer, hidden_TD=hidden)
 
 
 class FeatureCache:
-    """The rows the head reads, by split, from the untouched base without dropout.
+    """The rows the head reads, and the states that enter a layer, by split; from the untouched base without dropout.
 
     Args:
         driver: of the base.
@@ -19,9 +66,52 @@ class FeatureCache:
         self._driver = driver
         self._data = data
         self._rows: dict[str, Tensor] = {}
+        self._prefixes: dict[str, Prefix] = {}
 
     def rows(self, split: str) -> Tensor:
         """(n, D) rows of a split in its order, in the base's compute dtype; computed at the first call."""
         if split not in self._rows:
             self._rows[split] = base_rows(self._driver, self._data.split(split, 0))
         return self._rows[split]
+
+    def prefix(self, split: str, layer: int) -> Prefix | None:
+        """The states of a split that enter a layer, kept until another layer is asked for.
+
+        Args:
+            split: its name.
+            layer: 0 for the bottom, where there is nothing to save.
+
+        Returns:
+            None at the bottom, and where the states would take too much memory.
+        """
+        if layer == 0:
+            return None
+        examples = self._data.split(split, 0)
+        offsets = np.concatenate([[0], np.cumsum([len(ids) for ids in examples.ids])]).astype(np.int64)
+        width = int(self._driver.base.config.hidden_size)
+        size = int(offsets[-1]) * width * torch.empty(0, dtype=self._driver.base.dtype).element_size()
+        if size == 0 or size > MOST_BYTES:
+            return None
+        known = self._prefixes.get(split)
+        if known is None or known.layer != layer:
+            hidden = self._below(examples, offsets, layer)
+            known = self._prefixes[split] = Prefix(layer=layer, hidden_ND=hidden, offsets=offsets)
+        return known
+
+    @torch.no_grad()
+    def _below(self, examples: Examples, offsets: np.ndarray, layer: int) -> Tensor:
+        """(N, D) states of all tokens as they go into a layer."""
+        driver = self._driver
+        out: Tensor | None = None
+        for chosen in token_chunks(examples.ids, EVAL_TOKENS):
+            ids = [examples.ids[i] for i in chosen]
+            batch = LaneBatch(ids=ids, type_ids=[examples.type_ids[i] for i in chosen], index=range(len(chosen)))
+            layout = driver.lay_out([batch], training=False)
+            hidden_TD = driver.entering(layout, layer)
+            if out is None:
+                out = torch.empty(int(offsets[-1]), hidden_TD.shape[1], dtype=hidden_TD.dtype, device=hidden_TD.device)
+            for start, i in zip(layout.start_S.tolist(), chosen.tolist(), strict=True):
+                first, end = int(offsets[i]), int(offsets[i + 1])
+                out[first:end] = hidden_TD[start : start + end - first]
+        assert out is not None
+        return out

@@ -7,11 +7,13 @@ import torch
 from torch import Tensor
 
 from remora.engine.driver import EVAL_TOKENS, Driver
-from remora.engine.layout import LaneBatch, token_chunks
+from remora.engine.layout import LaneBatch, Layout, token_chunks
+from remora.engine.stack import Entry
 from remora.engine.trial import Examples
 from remora.methods.base import AdapterTensors
 
 Head = Callable[[Tensor], Tensor]
+Enter = Callable[[np.ndarray, Layout], Entry]
 
 
 def infer(
@@ -22,6 +24,7 @@ def infer(
     *,
     num_outputs: int,
     params: Mapping[str, Tensor] | None = None,
+    enter: Enter | None = None,
 ) -> np.ndarray:
     """Logits of every example.
 
@@ -34,6 +37,7 @@ def infer(
         examples: tokenized; `targets` are not looked at.
         num_outputs: C.
         params: the backbone's own tensors by name, where fine-tuning changed them.
+        enter: the known states with which a pass over some examples enters the stack; None to compute all of it.
 
     Returns:
         (n, C) float32, in the examples' order.
@@ -45,7 +49,7 @@ def infer(
             rows = base_rows(driver, examples)
             return head(rows).float().cpu().numpy() if len(examples) else out
         for chosen in token_chunks(examples.ids, EVAL_TOKENS, room):
-            out[chosen] = head(_pass(driver, adapter, examples, chosen, params)).float().cpu().numpy()
+            out[chosen] = head(_pass(driver, adapter, examples, chosen, params, enter)).float().cpu().numpy()
     return out
 
 
@@ -54,7 +58,7 @@ def base_rows(driver: Driver, examples: Examples) -> Tensor:
     out = torch.empty(len(examples), driver.base.hidden_size, dtype=driver.base.dtype, device=driver.device)
     with torch.no_grad():
         for chosen in token_chunks(examples.ids, EVAL_TOKENS):
-            out[torch.from_numpy(chosen)] = _pass(driver, None, examples, chosen, None)
+            out[torch.from_numpy(chosen)] = _pass(driver, None, examples, chosen)
     return out
 
 
@@ -63,7 +67,8 @@ def _pass(
     adapter: AdapterTensors | None,
     examples: Examples,
     chosen: np.ndarray,
-    params: Mapping[str, Tensor] | None,
+    params: Mapping[str, Tensor] | None = None,
+    enter: Enter | None = None,
 ) -> Tensor:
     batch = LaneBatch(
         ids=[examples.ids[i] for i in chosen],
@@ -72,4 +77,4 @@ def _pass(
         num_virtual=0 if adapter is None else adapter.method.num_virtual_tokens,
     )
     layout = driver.lay_out([batch], training=False)
-    return driver.read(layout, [adapter], params)[0]
+    return driver.read(layout, [adapter], params, None if enter is None else enter(chosen, layout))[0]

@@ -131,6 +131,19 @@ class Lane:
         """Whether the base's own dropout is active; never for a lane that trains the head alone."""
         return self.spec.base_dropout and (not self.method.shares_base or bool(self.adapter.sites))
 
+    @cached_property
+    def untouched_layers(self) -> int:
+        """Layers from the bottom that compute what they compute in the bare base; the last one is never counted."""
+        if not self.method.shares_base or self.room or not self.adapter.sites:
+            return 0
+        most = self._driver.num_enterable - 1
+        return min(most if site.name == "norm.final" else max(site.layer, 0) for site in self.adapter.sites)
+
+    @property
+    def steady_layers(self) -> int:
+        """Layers from the bottom whose output for an example is the same in every training step."""
+        return 0 if self.base_dropout and self._driver.base.has_dropout else self.untouched_layers
+
     def dropout_key(self, forward: int) -> int:
         """Key of all masks of the current step's `forward`-th pass."""
         return fold(self.spec.stream_seed("dropout"), "step", self.step, forward)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from remora.engine.driver import Driver
-from remora.engine.features import FeatureCache
+from remora.engine.features import FeatureCache, Prefix
 from remora.engine.inference import infer
 from remora.engine.lanes import Lane
 from remora.engine.trial import CurvePoint, NoEvents, PackEvents, TrialData, TrialOutcome, TrialSpec
@@ -117,6 +117,7 @@ def evaluate(
     """Logits (n, C) float32 of a lane on a split, in the split's order."""
     if features is not None and not lane.adapter.sites and lane.method.shares_base:
         return lane.logits(features.rows(split), None, None).float().cpu().numpy()
+    prefix = None if features is None else features.prefix(split, lane.untouched_layers)
     return infer(
         driver,
         lane.adapter,
@@ -124,6 +125,7 @@ def evaluate(
         data.split(split, lane.room),
         num_outputs=data.num_outputs,
         params=lane.compute_params(),
+        enter=None if prefix is None else prefix.entry,
     )
 
 
@@ -219,13 +221,14 @@ def _gradients(
         if lane.uses_features:
             losses[id(lane)] = _features_step(data, lane, features)
     through_base = [lane for lane in lanes if not lane.uses_features]
+    prefix = features.prefix("train", min((lane.steady_layers for lane in through_base), default=0))
     for forward in range(max((lane.method.num_forwards() for lane in through_base), default=0)):
         taking_part = [lane for lane in through_base if forward < lane.method.num_forwards()]
         lone = len(taking_part) == 1 and taking_part[0].method.shares_base
         if crew.parts == 1 or not lone:
             every = [(lane, np.arange(len(lane.indices()))) for lane in taking_part]
             for shares in _passes(every, tokens_per_pass, driver.lanes_share_passes):
-                parts = _losses(driver, data, shares, forward)
+                parts = _losses(driver, data, shares, forward, prefix)
                 torch.stack([loss for _, loss in parts]).sum().backward()
                 for lane, loss in parts:
                     losses[id(lane)] = losses[id(lane)] + loss.detach()
@@ -236,7 +239,7 @@ def _gradients(
                 for chosen in _even_parts(lane, crew.parts)
                 for shares in _passes([(lane, chosen)], tokens_per_pass, lanes_share=True)
             ]
-            for loss, grads in crew.run(partial(_apart, driver, data, forward), cut):
+            for loss, grads in crew.run(partial(_apart, driver, data, forward, prefix), cut):
                 losses[id(lane)] = losses[id(lane)] + loss
                 lane.optimizer.add_grads(grads)
     for lane in lanes:
@@ -301,14 +304,16 @@ def _share(lane: Lane, indices: np.ndarray, numbers: np.ndarray) -> _Share:
     return _Share(lane=lane, chosen=indices[numbers], index=numbers, batch_size=len(indices))
 
 
-def _apart(driver: Driver, data: TrialData, forward: int, shares: list[_Share]) -> _PassResult:
+def _apart(driver: Driver, data: TrialData, forward: int, prefix: Prefix | None, shares: list[_Share]) -> _PassResult:
     """Loss and gradients of a pass of one lane, without touching what other threads see."""
-    ((lane, loss),) = _losses(driver, data, shares, forward)
+    ((lane, loss),) = _losses(driver, data, shares, forward, prefix)
     grads = torch.autograd.grad(loss, list(lane.optimizer.params.values()), allow_unused=True)
     return loss.detach(), grads
 
 
-def _losses(driver: Driver, data: TrialData, shares: Sequence[_Share], forward: int) -> list[tuple[Lane, Tensor]]:
+def _losses(
+    driver: Driver, data: TrialData, shares: Sequence[_Share], forward: int, prefix: Prefix | None
+) -> list[tuple[Lane, Tensor]]:
     """Forward part of one pass; returns every lane's part of its loss."""
     batches = [
         share.lane.batch(share.lane.train, share.chosen, share.index, share.lane.dropout_key(forward))
@@ -316,7 +321,10 @@ def _losses(driver: Driver, data: TrialData, shares: Sequence[_Share], forward: 
     ]
     layout = driver.lay_out(batches, training=True)
     first = shares[0].lane
-    rows, numbers = driver.read(layout, [share.lane.adapter for share in shares], first.compute_params())
+    entry = None
+    if prefix is not None:
+        entry = prefix.entry(np.concatenate([share.chosen for share in shares]), layout)
+    rows, numbers = driver.read(layout, [share.lane.adapter for share in shares], first.compute_params(), entry)
     parts: list[tuple[Lane, Tensor]] = []
     for share, sequences in zip(shares, layout.lane_sequences, strict=True):
         lane = share.lane

@@ -78,6 +78,13 @@ class Base:
         """Number of values in the backbone and in the pretrained pooler; tied tensors count once."""
         return sum(p.numel() for p in self.model.parameters()) + sum(t.numel() for t in self.pooler.values())
 
+    @cached_property
+    def has_dropout(self) -> bool:
+        """Whether the backbone drops anything in training; rates of the head's own dropout do not count."""
+        heads = ("classifier", "summary", "cls", "seq_classif", "pooler")
+        rates = {name: rate for name, rate in vars(self.config).items() if "drop" in name and isinstance(rate, float)}
+        return any(rate > 0 for name, rate in rates.items() if not name.startswith(heads))
+
     def hash(self) -> str:
         """SHA-256 over names, types, shapes and bytes of all tensors as they are now.
 
