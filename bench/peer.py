@@ -28,7 +28,7 @@ from transformers import (
 
 from bench.data import SOURCES, labels_of, read_rows
 from bench.job import Answer, Job, Trial, TrialAnswer, read_job
-from bench.models import model_folder
+from bench.models import TARGETS, model_folder
 
 CHECKED_EVERY = 25  # gradient norms are read on every such step, and on all untimed ones
 CURVE_PARTS = 12
@@ -106,13 +106,16 @@ def build(trial: Trial, job: Job, num_labels: int) -> nn.Module:
         dtype=torch.float32,
         **dropout,
     )
+    if model.config.pad_token_id is None:
+        model.config.pad_token_id = model.config.eos_token_id
+    targets = TARGETS[model.config.model_type]
     setting = trial.settings
     task: dict[str, Any] = {"task_type": TaskType.SEQ_CLS}
     low_rank: dict[str, Any] = {
         "r": int(setting.get("rank", 8)),
         "lora_alpha": int(setting.get("alpha", 16)),
         "lora_dropout": setting.get("dropout", 0.1),
-        "target_modules": ["query", "value"],
+        "target_modules": targets,
     }
     match trial.method:
         case "full":
@@ -129,9 +132,7 @@ def build(trial: Trial, job: Job, num_labels: int) -> nn.Module:
         case "dora":
             config = LoraConfig(**low_rank, **task, use_dora=True)
         case "vera":
-            config = VeraConfig(
-                r=int(setting.get("rank", 256)), vera_dropout=0.0, target_modules=["query", "value"], **task
-            )
+            config = VeraConfig(r=int(setting.get("rank", 256)), vera_dropout=0.0, target_modules=targets, **task)
         case "ia3":
             pattern = r".*(key|value|layer\.\d+\.output\.dense)$"
             config = IA3Config(target_modules=pattern, feedforward_modules=r".*layer\.\d+\.output\.dense$", **task)
@@ -206,6 +207,8 @@ def run_trial(trial: Trial, job: Job, gate: bool, scratch: str) -> tuple[TrialAn
     folder = Path(job.data)
     labels = labels_of(folder)
     tokenizer = AutoTokenizer.from_pretrained(model_folder(job.model))
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
     train: Any = encode(folder, "train", tokenizer, labels, job.max_length)
     set_seed(trial.seed)
     model = build(trial, job, len(labels))

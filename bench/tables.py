@@ -15,7 +15,7 @@ RATIOS = {
 INTRO = """# Benchmarks
 
 Made by `python -m bench.compare_peers`. "Peer" is peft + transformers.Trainer. Both sides are subprocesses with the
-same base model (`minilm`), rows, batch size 16, steps and cores; they take turns, figures are medians over the turns
+same base model, rows, batch size 16, steps and cores; they take turns, figures are medians over the turns
 and ratios are medians of the ratios turn by turn. The clock runs inside training after the first steps: start-up,
 loading, tokenization and evaluation are outside it on both sides. The peer gets its faster attention and data loader
 (found by a short probe), tokenized rows, and neither logs nor saves.
@@ -47,6 +47,30 @@ def method_table(seconds: dict[str, list[float]]) -> str:
     return table(["method", "step, ms", "times LoRA"], rows)
 
 
+SCALING = """## Growth with the work
+
+Made by `python -m bench.scaling`: four LoRA trials as lanes of one single-threaded worker, sst2, batch 16, sizes in
+turn, medians; then many trials as lanes of one pack.
+
+"""
+
+
+def scaling_tables(found: dict[str, Any]) -> str:
+    """Seconds by number of examples, and what 64 lanes took."""
+    middle = [statistics.median(each) for each in found["seconds"]]
+    per_example = [seconds / examples for seconds, examples in zip(middle, found["examples"], strict=True)]
+    rows = [
+        [str(examples), f"{seconds:.2f}", f"{1000 * each:.2f}", f"{each / per_example[0]:.3f}"]
+        for examples, seconds, each in zip(found["examples"], middle, per_example, strict=True)
+    ]
+    growth = table(["examples", "seconds", "ms an example", "times the smallest size's"], rows)
+    return (
+        f"{growth}\n{found['many_lanes']} lanes in one pack: {found['many_examples']} examples in "
+        f"{found['many_seconds']:.1f} s, {found['many_examples'] / found['many_seconds']:.0f} examples/s on one core, "
+        f"{found['many_peak_bytes'] / 2**20:.0f} MiB resident.\n"
+    )
+
+
 def write_tables(results: Path, docs: Path, names: Sequence[str]) -> str:
     """Write docs/benchmarks.md and docs/benchmarks.svg from the result files that exist.
 
@@ -70,6 +94,9 @@ def write_tables(results: Path, docs: Path, names: Sequence[str]) -> str:
     if steps.is_file():
         seconds = json.loads(steps.read_text(encoding="utf-8"))["seconds"]
         parts.append(METHOD_STEPS + method_table(seconds))
+    scaling = results / "scaling.json"
+    if scaling.is_file():
+        parts.append(SCALING + scaling_tables(json.loads(scaling.read_text(encoding="utf-8"))))
     text = "\n".join(parts)
     (docs / "benchmarks.md").write_text(text, encoding="utf-8")
     return text
@@ -93,6 +120,7 @@ def summary(trees: Sequence[dict[str, Any]]) -> str:
     rows = [
         [
             tree["case"],
+            tree["model"],
             tree["data"],
             str(tree["trials"]),
             f"{tree['arrangements']['remora']['examples_per_second']:.0f}",
@@ -103,6 +131,7 @@ def summary(trees: Sequence[dict[str, Any]]) -> str:
     ]
     head = [
         "case",
+        "base",
         "data",
         "trials",
         "Remora examples/s",
@@ -115,7 +144,7 @@ def summary(trees: Sequence[dict[str, Any]]) -> str:
 def case_table(tree: dict[str, Any]) -> str:
     rates = tree["product_rate_per_core"]
     text = (
-        f"{tree['trials']} LoRA trial(s) on query and value, {tree['data']}, batch 16, "
+        f"{tree['what'][0].upper()}{tree['what'][1:]}, {tree['model']}, {tree['data']}, batch 16, "
         f"{tree['examples_per_trial']} timed examples per trial, {tree['cores']} cores, base dropout "
         f"{'on' if tree['base_dropout'] else 'off'}. Products alone: {rates['fp32'] / 1e9:.0f} GFLOP/s per core in "
         f"float32, {rates['bf16'] / 1e9:.0f} in bf16; bound {tree['bound_examples_per_second']:.0f} examples/s. "

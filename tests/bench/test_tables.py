@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from bench.tables import write_tables
+from bench.tables import scaling_tables, write_tables
 
 
 def turn(rate: float) -> dict[str, Any]:
@@ -37,6 +37,8 @@ def result(name: str) -> dict[str, Any]:
         },
         "case": name,
         "data": "sst2",
+        "model": "minilm",
+        "what": "1 trial of lora on query and value",
         "trials": 1,
         "examples_per_trial": 800,
         "base_dropout": True,
@@ -61,7 +63,7 @@ def test_page_and_picture(tmp_path: Path) -> None:
     (results / "single.json").write_text(json.dumps(result("single")))
     pages = [write_tables(results, tmp_path / docs, ["single", "absent"]) for docs in ("a", "b")]
     assert pages[0] == pages[1]
-    assert "| single | sst2 | 1 | 120 | 4.00 | 4.00 | 12.00 | 20 % |" in pages[0]
+    assert "| single | minilm | sst2 | 1 | 120 | 4.00 | 4.00 | 12.00 | 20 % |" in pages[0]
     assert "| Remora | 120.0 (119.0 to 121.0) |" in pages[0]
     pictures = [(tmp_path / docs / "benchmarks.svg").read_bytes() for docs in ("a", "b")]
     assert pictures[0] == pictures[1]
@@ -70,3 +72,17 @@ def test_page_and_picture(tmp_path: Path) -> None:
 
 def test_a_page_without_results_has_no_table(tmp_path: Path) -> None:
     assert "|" not in write_tables(tmp_path, tmp_path / "docs", ["single"])
+
+
+def test_growth_is_told_per_example() -> None:
+    found = {
+        "examples": [100, 200, 400],
+        "seconds": [[1.0, 1.2, 0.9], [2.0, 2.0, 2.0], [4.4, 4.4, 9.0]],
+        "many_lanes": 64,
+        "many_seconds": 10.0,
+        "many_examples": 3000,
+        "many_peak_bytes": 2**30,
+    }
+    text = scaling_tables(found)
+    assert "| 400 | 4.40 | 11.00 | 1.100 |" in text
+    assert "64 lanes in one pack: 3000 examples in 10.0 s, 300 examples/s on one core, 1024 MiB" in text
