@@ -11,6 +11,7 @@ evaluation are outside it on both sides.
 import argparse
 import dataclasses
 import json
+import math
 import os
 import statistics
 import sys
@@ -18,9 +19,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from bench.cases import CASES, DEFAULT_CASES, DEFAULT_PEER, PUBLISHED_PEER, Arrangement, Case, Precision, arrangements
 from bench.cases import NUM_TRAIN as TRAIN_ROWS
-from bench.data import SOURCES, prepare
+from bench.data import SOURCES, prepare, targets_of
 from bench.job import Job, Trial
 from bench.launch import ROOT, run_together
 from bench.machine import describe, product_rates, shapes_of
@@ -29,6 +32,7 @@ from bench.tables import write_tables
 PREPARED = ROOT / "build" / "bench"
 RESULTS = ROOT / "bench" / "results"
 PROBE_STEPS, PROBE_WARMUP = 30, 5
+TEST_ROWS = 400
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +56,7 @@ class Turn:
         grad_norm_min: smallest gradient norm seen (checked to be finite and above zero where it is measured).
         grad_norm_max: largest.
         train_loss: mean loss over the training, mean over trials.
+        accuracy: on the test rows after the case's steps, by trial, in a turn that evaluates.
         notes: what the side chose itself.
     """
 
@@ -63,21 +68,33 @@ class Turn:
     grad_norm_min: float
     grad_norm_max: float
     train_loss: float
+    accuracy: dict[str, float]
     notes: dict[str, Any]
 
 
-def turn(jobs: list[Job]) -> Turn:
+def turn(jobs: list[Job], evaluate: bool = False) -> Turn:
     """Run the jobs of one arrangement together and add up their rates.
+
+    Args:
+        jobs: of the arrangement.
+        evaluate: predict the test rows afterwards; such a turn is not for its rates.
 
     Raises:
         RuntimeError: a process failed, or saw a gradient norm that is zero or not finite.
     """
     load = os.getloadavg()[0]
-    answers = run_together(jobs)
+    answers = run_together([dataclasses.replace(job, evaluate=evaluate) for job in jobs])
     trials = [trial for answer in answers for trial in answer.trials]
     lowest, highest = min(t.grad_norm_min for t in trials), max(t.grad_norm_max for t in trials)
     if not 0 < lowest <= highest < float("inf"):
         raise RuntimeError(f"gradient norms from {lowest} to {highest}: the benchmark did not train")
+
+    accuracy: dict[str, float] = {}
+    for job, answer in zip(jobs, answers, strict=True) if evaluate else ():
+        targets = np.array(targets_of(Path(job.data)))
+        for trial, done in zip(job.trials, answer.trials, strict=True):
+            name = f"{trial.method} lr {trial.lr:g} seed {trial.seed}"
+            accuracy[name] = float((targets == np.array(done.predictions)).mean())
 
     def total(count: str) -> float:
         return sum(getattr(answer, count) / answer.timed_seconds for answer in answers)
@@ -91,6 +108,7 @@ def turn(jobs: list[Job]) -> Turn:
         grad_norm_min=lowest,
         grad_norm_max=highest,
         train_loss=statistics.mean(t.train_loss for t in trials),
+        accuracy=accuracy,
         notes=answers[0].notes,
     )
 
@@ -168,7 +186,7 @@ def probe(case: Case, folder: Path, cores: int) -> dict[Precision, Choice]:
 
 def run_case(case: Case, data_root: Path, repeats: int, cores: int) -> dict[str, Any]:
     """All turns of a case and its ratios, as a JSON tree."""
-    folder = prepare(data_root, case.data, TRAIN_ROWS[case.data], PREPARED)
+    folder = prepare(data_root, case.data, TRAIN_ROWS[case.data], PREPARED, num_test=TEST_ROWS)
     say(f"{case.name}: choosing the peer's attention and loader")
     choices = probe(case, folder, cores)
     peers = arrangements(case)
@@ -182,6 +200,11 @@ def run_case(case: Case, data_root: Path, repeats: int, cores: int) -> dict[str,
             say(f"  turn {i + 1}: {name}: {turns[name][-1].examples_per_second:.1f} examples/s")
     rates = {name: statistics.median(t.examples_per_second for t in each) for name, each in turns.items()}
     strongest = max((peer.name for peer in peers if not peer.published), key=lambda name: rates[name])
+
+    say("  accuracy of Remora and of the strongest peer")
+    by_name = {peer.name: peer for peer in peers}[strongest]
+    ours = turn(remora_jobs(case, folder, cores), evaluate=True)
+    theirs = turn(peer_jobs(case, by_name, choices[by_name.precision], folder, cores), evaluate=True)
 
     def ratio(name: str) -> float:
         pairs = zip(turns["remora"], turns[name], strict=True)
@@ -200,6 +223,8 @@ def run_case(case: Case, data_root: Path, repeats: int, cores: int) -> dict[str,
         "base_dropout": case.base_dropout,
         "cores": cores,
         "strongest_peer": strongest,
+        "test_rows": TEST_ROWS,
+        "quality": quality(ours.accuracy, theirs.accuracy),
         "ratio_strongest": ratio(strongest),
         "ratio_default": ratio(DEFAULT_PEER.name),
         "ratio_published": ratio(PUBLISHED_PEER.name),
@@ -212,6 +237,15 @@ def run_case(case: Case, data_root: Path, repeats: int, cores: int) -> dict[str,
             for name, each in turns.items()
         },
     }
+
+
+def quality(ours: dict[str, float], theirs: dict[str, float]) -> dict[str, Any]:
+    """Mean accuracy over the trials that both sides evaluated, and the peer's 95 % interval over test items."""
+    common = sorted(set(ours) & set(theirs))
+    mine, peers = (statistics.mean(side[name] for name in common) for side in (ours, theirs))
+    half = 1.96 * math.sqrt(peers * (1 - peers) / TEST_ROWS)
+    low, high = peers - half, peers + half
+    return {"trials": common, "remora": mine, "peer": peers, "low": low, "high": high, "inside": low <= mine <= high}
 
 
 def say(text: str) -> None:

@@ -64,7 +64,9 @@ def read_rows(path: Path) -> list[Row]:
     return [json.loads(line) for line in text.split("\n") if line]
 
 
-def prepare(root: Path, name: str, num_train: int, cache: Path, num_validation: int = 300) -> Path:
+def prepare(
+    root: Path, name: str, num_train: int, cache: Path, num_validation: int = 300, num_test: int | None = None
+) -> Path:
     """Write the fixed draw of a data set once and return its folder.
 
     Args:
@@ -73,12 +75,13 @@ def prepare(root: Path, name: str, num_train: int, cache: Path, num_validation: 
         num_train: training rows drawn without replacement.
         cache: where prepared folders live.
         num_validation: further training rows for validation; nobody trains on them.
+        num_test: first rows of a fixed draw of the test file; all of it, in its order, when None.
 
     Returns:
         A folder named after the data set with ``train.jsonl``, ``validation.jsonl`` and ``test.jsonl``.
     """
     source = SOURCES[name]
-    folder = cache / f"{name}-{num_train}" / name
+    folder = cache / "-".join([name, str(num_train), *([] if num_test is None else [str(num_test)])]) / name
     if (folder / "test.jsonl").is_file():
         return folder
     folder.mkdir(parents=True, exist_ok=True)
@@ -87,10 +90,13 @@ def prepare(root: Path, name: str, num_train: int, cache: Path, num_validation: 
     if len(train) < num_train + num_validation:
         raise ValueError(f"{name} has {len(train)} training rows, {num_train + num_validation} are needed")
     order = numpy_rng(0, "bench", name).permutation(len(train))
+    test = read_rows(files / "test.jsonl.gz")
+    if num_test is not None:
+        test = [test[i] for i in numpy_rng(0, "bench test", name).permutation(len(test))[:num_test]]
     splits = {
         "train": [train[i] for i in order[:num_train]],
         "validation": [train[i] for i in order[num_train : num_train + num_validation]],
-        "test": read_rows(files / "test.jsonl.gz"),  # last: its presence marks a complete folder
+        "test": test,  # last: its presence marks a complete folder
     }
     for split, rows in splits.items():
         kept = [source.row(row) for row in rows]
@@ -98,6 +104,12 @@ def prepare(root: Path, name: str, num_train: int, cache: Path, num_validation: 
         aside.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
         os.replace(aside, folder / f"{split}.jsonl")
     return folder
+
+
+def targets_of(folder: Path) -> list[int]:
+    """The test rows' labels as indices into the sorted names."""
+    labels = labels_of(folder)
+    return [labels.index(str(row["label"])) for row in read_rows(folder / "test.jsonl")]
 
 
 def labels_of(folder: Path) -> tuple[str, ...]:

@@ -142,13 +142,15 @@ def summary(trees: Sequence[dict[str, Any]]) -> str:
 
 
 def case_table(tree: dict[str, Any]) -> str:
-    rates = tree["product_rate_per_core"]
+    rates, found = tree["product_rate_per_core"], tree["quality"]
     text = (
         f"{tree['what'][0].upper()}{tree['what'][1:]}, {tree['model']}, {tree['data']}, batch 16, "
         f"{tree['examples_per_trial']} timed examples per trial, {tree['cores']} cores, base dropout "
         f"{'on' if tree['base_dropout'] else 'off'}. Products alone: {rates['fp32'] / 1e9:.0f} GFLOP/s per core in "
         f"float32, {rates['bf16'] / 1e9:.0f} in bf16; bound {tree['bound_examples_per_second']:.0f} examples/s. "
-        f"Strongest peer: {tree['strongest_peer']}."
+        f"Strongest peer: {tree['strongest_peer']}. Accuracy after these steps on {tree['test_rows']} test rows: "
+        f"Remora {100 * found['remora']:.1f}, peer {100 * found['peer']:.1f} (95 % over items "
+        f"{100 * found['low']:.1f} to {100 * found['high']:.1f})."
     )
     rows: list[list[str]] = []
     for name, arrangement in tree["arrangements"].items():

@@ -44,6 +44,8 @@ def result(name: str) -> dict[str, Any]:
         "base_dropout": True,
         "cores": 2,
         "strongest_peer": "one process, fp32",
+        "test_rows": 400,
+        "quality": {"trials": ["lora"], "remora": 0.8, "peer": 0.81, "low": 0.77, "high": 0.85, "inside": True},
         "ratio_strongest": 4.0,
         "ratio_default": 4.0,
         "ratio_published": 12.0,
@@ -64,6 +66,7 @@ def test_page_and_picture(tmp_path: Path) -> None:
     pages = [write_tables(results, tmp_path / docs, ["single", "absent"]) for docs in ("a", "b")]
     assert pages[0] == pages[1]
     assert "| single | minilm | sst2 | 1 | 120 | 4.00 | 4.00 | 12.00 | 20 % |" in pages[0]
+    assert "Remora 80.0, peer 81.0 (95 % over items 77.0 to 85.0)" in pages[0]
     assert "| Remora | 120.0 (119.0 to 121.0) |" in pages[0]
     pictures = [(tmp_path / docs / "benchmarks.svg").read_bytes() for docs in ("a", "b")]
     assert pictures[0] == pictures[1]
