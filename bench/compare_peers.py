@@ -4,8 +4,8 @@
 
 Both sides are subprocesses that get the same model, rows, batch size, steps and cores. They take turns (Remora, peer,
 peer, ..., Remora, peer, ...), the figure of an arrangement is the median over the turns, a ratio is the median of the
-ratios turn by turn. The clock runs inside training, after the first steps: start-up, loading, tokenization and
-evaluation are outside it on both sides.
+ratios turn by turn. The peer as published, several times slower than any other, has one turn. The clock runs inside
+training, after the first steps: start-up, loading, tokenization and evaluation are outside it on both sides.
 """
 
 import argparse
@@ -194,7 +194,11 @@ def run_case(case: Case, data_root: Path, repeats: int, cores: int) -> dict[str,
     for i in range(repeats):
         for name, jobs in (
             ("remora", remora_jobs(case, folder, cores)),
-            *((peer.name, peer_jobs(case, peer, choices[peer.precision], folder, cores)) for peer in peers),
+            *(
+                (peer.name, peer_jobs(case, peer, choices[peer.precision], folder, cores))
+                for peer in peers
+                if not (peer.published and i)
+            ),
         ):
             turns[name].append(turn(jobs))
             say(f"  turn {i + 1}: {name}: {turns[name][-1].examples_per_second:.1f} examples/s")
@@ -207,7 +211,7 @@ def run_case(case: Case, data_root: Path, repeats: int, cores: int) -> dict[str,
     theirs = turn(peer_jobs(case, by_name, choices[by_name.precision], folder, cores), evaluate=True)
 
     def ratio(name: str) -> float:
-        pairs = zip(turns["remora"], turns[name], strict=True)
+        pairs = zip(turns["remora"], turns[name], strict=False)
         return statistics.median(ours.examples_per_second / theirs.examples_per_second for ours, theirs in pairs)
 
     tokens = statistics.median(t.tokens_per_second / t.examples_per_second for t in turns["remora"])
