@@ -353,7 +353,7 @@ def _write_final(run_dir: Path, row: FakeRow, seed: int, fake: _World, epochs: i
     baseline = row.method in ("majority", "untrained")
     if row.method == "majority" and seed > 0:
         return
-    settings = {**({"lr": row.lrs[2]} if row.lrs else {}), **row.settings}
+    settings = {**({"lr": row.lrs[min(2, len(row.lrs) - 1)]} if row.lrs else {}), **row.settings}
     purpose = "baseline" if baseline else "final"
     trial = trial_id(row.label, seed, {"purpose": purpose, "method": row.method, "seed": seed, **settings})
     diverged = seed in row.diverged_seeds

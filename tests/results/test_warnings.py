@@ -35,6 +35,14 @@ def test_constant_predictions_and_chance(tmp_path: Path) -> None:
     assert ("constant", "majority") not in found
 
 
+@pytest.mark.parametrize(("lrs", "told"), [((1e-4, 1e-2), True), ((1e-4, 1e-3, 1e-2), False), ((), False)])
+def test_chance_after_few_learning_rates(tmp_path: Path, lrs: tuple[float, ...], told: bool) -> None:
+    stuck = dataclasses.replace(ROWS[4], skill=-9.0, lrs=lrs)
+    summary = summarise(build_run(tmp_path / "run", rows=(ROWS[0], ROWS[3], stuck)))
+    (message,) = [warning.message for warning in summary.warnings if warning.kind == "chance"]
+    assert ("only 2 learning rates were tried (1e-4 and 1e-2), protocol.tuning_trials=4" in message) is told
+
+
 def test_a_tiny_test_set(small: Path) -> None:
     summary = summary_of(read_run(small))
     assert any("only 150 rows; one of them is 0.7 points" in warning.message for warning in summary.warnings)

@@ -8,6 +8,7 @@ from remora.results.summary_schema import Row, Tuning, Warning
 from remora.results.wording import listing, plural, points, rate
 
 TINY_TEST = 200
+FEW_RATES = 3
 # Notes on the data that say how the splits were made, not that something is odd.
 USUAL_NOTES = ("cut-", "limit-", "task", "duplicates")
 
@@ -37,7 +38,7 @@ def collect_warnings(
         *_small_test(run.data),
         *_broken(finals),
         *_constant(constant, rows),
-        *_not_better(rows, run.data),
+        *_not_better(rows, run.data, tuned),
         *_undertrained(rows),
         *_edges(tuned),
         *_tuning_losses(run, tuned),
@@ -89,16 +90,26 @@ def _constant(constant: Mapping[str, int], rows: Sequence[Row]) -> list[Warning]
     return found
 
 
-def _not_better(rows: Sequence[Row], data: DataInfo) -> list[Warning]:
+def _not_better(rows: Sequence[Row], data: DataInfo, tuned: Sequence[Tuning]) -> list[Warning]:
     majority = next((row for row in rows if row.method == "majority"), None)
     if majority is None or majority.mean is None:
         return []
     what = "the most frequent label" if data.task == "classification" else "the mean"
+    few = {each.label: _few_rates(each) for each in tuned}
+    message = f"is not clearly better than always answering {what}"
     return [
-        Warning(kind="chance", label=row.label, message=f"is not clearly better than always answering {what}")
+        Warning(kind="chance", label=row.label, message=message + few.get(row.label, ""))
         for row in rows
         if row.role != "baseline" and row.low is not None and row.low <= majority.mean
     ]
+
+
+def _few_rates(tuning: Tuning) -> str:
+    """That a learning rate in between might do, where so few were tried that they lie far apart."""
+    rates = [rate(trial.lr) for trial in tuning.trials]
+    if not 1 < len(rates) < FEW_RATES:
+        return ""
+    return f"; only {len(rates)} learning rates were tried ({listing(rates)}), protocol.tuning_trials=4 tries more"
 
 
 def _undertrained(rows: Sequence[Row]) -> list[Warning]:
