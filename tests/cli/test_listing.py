@@ -21,6 +21,16 @@ def test_methods_say_what_they_can_do(capsys: pytest.CaptureFixture[str]) -> Non
     assert entries["full"]["shares_base"] is False
 
 
+@pytest.mark.real
+def test_methods_count_their_parameters_on_a_base(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_cli(["list", "methods", "--json", "--model", "minilm"]) == 0
+    entries = {entry["name"]: entry for entry in json.loads(capsys.readouterr().out)}
+    assert entries["lora"]["adapter_params"] == 6 * 2 * 8 * (384 + 384)
+    assert entries["lora"]["summary"].startswith("LoRA: y = W x")
+    assert entries["full"]["adapter_params"] > 22_000_000
+    assert entries["head"]["adapter_params"] == 0
+
+
 @pytest.mark.parametrize("what", ["methods", "models", "datasets", "recipes"])
 def test_every_list_has_names_in_order_and_a_table(what: str, capsys: pytest.CaptureFixture[str]) -> None:
     names = [str(entry["name"]) for entry in listed(what, capsys)]

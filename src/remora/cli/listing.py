@@ -16,12 +16,13 @@ def list_group() -> None:
 
 
 @list_group.command()
+@click.option("--model", help="Count each method's trained parameters on this base, with its default settings.")
 @options.json_option
-def methods(*, as_json: bool) -> None:
+def methods(*, model: str | None, as_json: bool) -> None:
     """The fine-tuning methods, with what each can do."""
     from remora.methods.registry import list_methods
 
-    entries = [
+    entries: list[Entry] = [
         {
             "name": method.name,
             "label": method.label,
@@ -31,11 +32,33 @@ def methods(*, as_json: bool) -> None:
             "peft_type": method.peft_type,
             "learning_rates": [method.lr_range.low, method.lr_range.high],
             "settings": list(method.Config.model_fields),
+            "summary": method.summary(),
             "citation": method.citation,
         }
         for method in list_methods()
     ]
-    show(entries, ("name", "family", "peft_type", "mergeable", "settings", "citation"), as_json=as_json)
+    columns = ["name", "family", "peft_type", "mergeable", "settings", "citation"]
+    if model is not None:
+        entries = [{**entry, **counts} for entry, counts in zip(entries, _counted(model), strict=True)]
+        columns.insert(2, "adapter_params")
+    show(entries, columns, as_json=as_json)
+
+
+def _counted(model: str) -> list[Entry]:
+    """Trained parameters of every method on a base, head not counted; None, with the reason, where it cannot attach."""
+    from remora.errors import ConfigError
+    from remora.methods.base import num_params
+    from remora.methods.registry import get_method, list_methods
+    from remora.models.load import load_base
+
+    base = load_base(model)
+    counts: list[Entry] = []
+    for method in list_methods():
+        try:
+            counts.append({"adapter_params": num_params(get_method(method.name, {}), base), "reason": None})
+        except ConfigError as error:
+            counts.append({"adapter_params": None, "reason": error.message})
+    return counts
 
 
 @list_group.command()

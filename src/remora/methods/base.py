@@ -7,6 +7,7 @@ weight decay, a penalty, something to do before or after an optimizer step) is a
 Shapes: T rows, D in_features, O out_features, R rank.
 """
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
@@ -182,6 +183,11 @@ class Method:
     def __init__(self, config: MethodConfig) -> None:
         self.config = config
 
+    @classmethod
+    def summary(cls) -> str:
+        """What it computes and trains, in a line: the first one of its file."""
+        return (inspect.getdoc(inspect.getmodule(cls)) or cls.label).partition("\n")[0]
+
     # --- what is trained
 
     @property
@@ -341,3 +347,15 @@ def init_adapter(
         site.id: method.init(site, weights[site.id], shared, torch_generator(seed, "init", site.id)) for site in sites
     }
     return AdapterTensors(method=method, sites=tuple(sites), states=states, shared=shared)
+
+
+def num_params(method: Method, base: Base) -> int:
+    """Numbers that a method trains of a base: those of its adapter, or the base's own; the head is not counted.
+
+    Raises:
+        ConfigError: the method cannot attach to the base.
+    """
+    if not method.shares_base:
+        return base.num_params
+    sites = method.sites(base)
+    return init_adapter(method, sites, {site.id: weights_at(base, site) for site in sites}, seed=0).num_params()
