@@ -34,6 +34,8 @@ class Difference:
     Args:
         mean: difference of the means over seeds.
         low, high: 95 % interval over seeds alone (Welch's t): the strict one for "both sides train alike".
+        joint_low, joint_high: the same at the level at which a whole family of such intervals covers together in 95 %
+            of cases (Bonferroni).
         wide_low, wide_high: the same with the test items' variance added: what would hold on other test items too.
         seed_se: standard error from the seeds of both sides.
         item_se: standard error from the test items (paired bootstrap, one draw for all seeds of both sides).
@@ -43,6 +45,8 @@ class Difference:
     mean: float
     low: float
     high: float
+    joint_low: float
+    joint_high: float
     wide_low: float
     wide_high: float
     seed_se: float
@@ -51,7 +55,13 @@ class Difference:
 
 
 def difference(
-    score: Score, targets: Ints, runs_a: Sequence[Ints], runs_b: Sequence[Ints], num_draws: int = 2000, seed: int = 0
+    score: Score,
+    targets: Ints,
+    runs_a: Sequence[Ints],
+    runs_b: Sequence[Ints],
+    family: int = 1,
+    num_draws: int = 2000,
+    seed: int = 0,
 ) -> Difference:
     """The 95 % intervals of mean(A) - mean(B).
 
@@ -63,6 +73,7 @@ def difference(
         targets: (items,) class indices.
         runs_a: one (items,) array of predictions per seed, at least two.
         runs_b: the same for the other side.
+        family: how many intervals are looked at together.
         num_draws: bootstrap draws of the test items.
         seed: of the bootstrap.
     """
@@ -85,10 +96,13 @@ def difference(
     mean = float(a.mean() - b.mean())
     quantile = float(stats.t.ppf(0.975, degrees))
     half, wide = quantile * math.sqrt(seed_var), quantile * math.sqrt(seed_var + item_se**2)
+    joint = float(stats.t.ppf(1 - 0.025 / family, degrees)) * math.sqrt(seed_var)
     return Difference(
         mean=mean,
         low=mean - half,
         high=mean + half,
+        joint_low=mean - joint,
+        joint_high=mean + joint,
         wide_low=mean - wide,
         wide_high=mean + wide,
         seed_se=math.sqrt(seed_var),

@@ -22,9 +22,9 @@ def place(tmp_path: Path, shared_data: Path, monkeypatch: pytest.MonkeyPatch) ->
     return shared_data
 
 
-def answer(predictions: tuple[int, ...]) -> Answer:
+def answer(predictions: tuple[int, ...], loss: float = 0.5) -> Answer:
     trial = TrialAnswer(
-        seed=0, steps=1, train_loss=0.5, curve=(), grad_norm_min=0.1, grad_norm_max=0.2, predictions=predictions
+        seed=0, steps=1, train_loss=loss, curve=(), grad_norm_min=0.1, grad_norm_max=0.2, predictions=predictions
     )
     return Answer(
         trials=(trial,),
@@ -77,7 +77,9 @@ def test_the_table_says_what_passes(place: Path, tmp_path: Path) -> None:
         ones = num_test - cell.seed - (200 if cell.side == "remora" and cell.method == "full" else 0)
         predictions = (1,) * ones + (0,) * (num_test - ones)
         cell.file.parent.mkdir(parents=True, exist_ok=True)
-        cell.file.write_text(json.dumps({"job": {}, "answer": dataclasses.asdict(answer(predictions))}))
+        cell.file.write_text(
+            json.dumps({"job": {}, "answer": dataclasses.asdict(answer(predictions, 0.5 + cell.seed / 10))})
+        )
     rows = compare(place, 2)
     assert [(row.data, row.method, row.metric) for row in rows] == [
         ("sst2", "lora", "accuracy"),
@@ -88,6 +90,9 @@ def test_the_table_says_what_passes(place: Path, tmp_path: Path) -> None:
         ("mrpc", "full", "accuracy"),
     ]
     assert all(row.passed == (row.method == "lora") for row in rows if row.metric == "f1")
+    assert len(rows) == parity.FAMILY
     text = write(rows, 2)
+    assert "single 95 % intervals 3 of 6 do not contain 0" in text
+    assert text.count("| 0.5500 | 0.5500 | +0.0000 |") == 4
     assert (tmp_path / "docs" / "parity.md").read_text() == text
-    assert [line.endswith("yes |") for line in text.splitlines() if line.startswith("| mrpc | lora")] == [True, True]
+    assert (text.count("yes |\n"), text.count("no |\n")) == (4, 2)

@@ -33,6 +33,10 @@ def test_the_narrow_interval_is_welchs(rng: np.random.Generator) -> None:
     expected = stats.ttest_ind(a, b, equal_var=False).confidence_interval()
     assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
     assert found.wide_low < found.low < found.mean < found.high < found.wide_high
+    assert (found.joint_low, found.joint_high) == (found.low, found.high)
+    family = difference(accuracy, targets, ours, theirs, family=6, num_draws=50)
+    expected = stats.ttest_ind(a, b, equal_var=False).confidence_interval(1 - 0.05 / 6)
+    assert (family.joint_low, family.joint_high) == pytest.approx((expected.low, expected.high))
 
 
 def test_equal_sides_differ_by_nothing(rng: np.random.Generator) -> None:
