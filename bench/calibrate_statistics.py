@@ -66,8 +66,8 @@ def _parse(given: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=Path("docs/statistics.md"))
     parser.add_argument("--json", type=Path, default=Path("bench/results/statistics.json"))
     options = parser.parse_args(given)
-    if options.components is None and not options.run_dir:
-        parser.error("give --components, --run-dir or both")
+    if options.components is None and not options.run_dir and not options.json.is_file():
+        parser.error(f"give --components, --run-dir or both; without them the page is made from {options.json}")
     return options
 
 

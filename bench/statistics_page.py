@@ -9,6 +9,8 @@ from bench.calibration_cells import CANDIDATES, FOUND, GAP, MARGIN, MOST_ANSWERS
 from bench.variance_components import VarianceComponents
 
 NOMINAL = 0.05
+OFTEN = 0.05
+"""Share of studies below which a cell says too seldom that it can decide for its power to be known."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,14 +144,13 @@ def _verdict(cells: Sequence[Cell]) -> list[str]:
             f"{below} of {len(shown)} cells lie below 95 % - 2 standard errors."
         )
     gaps = [cell for cell in cells if cell.scenario == "gap"]
-    able = [(cell, cell.measures["power_when_able"]) for cell in gaps]
-    known = [(cell, entry) for cell, entry in able if entry.value is not None]
+    known = [(c, c.measures["power_when_able"]) for c in gaps if (c.measures["able"].value or 0.0) >= OFTEN]
     if known:
         cell, low = min(known, key=lambda pair: pair[1].value or 0.0)
         lines.append(
             f"* Power for a true difference of {FOUND:g} points where the comparison says it can find one: at least "
             f"{_percent(low)} (S = {cell.seeds}, n = {cell.items:,}); {len(gaps) - len(known)} of {len(gaps)} cells "
-            "never say so."
+            f"say so never or in less than {100 * OFTEN:g} % of their studies, after a low draw of the variance."
         )
     wrong = max((cell.measures["wrong_advice"] for cell in gaps), key=lambda entry: entry.value or 0.0, default=None)
     if wrong is not None:

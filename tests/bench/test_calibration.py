@@ -130,7 +130,7 @@ def test_the_page_is_written_from_both_parts(tmp_path: Path):
 
 def test_components_must_be_named_and_readable(tmp_path: Path):
     with pytest.raises(SystemExit):
-        main([])
+        main(["--json", str(tmp_path / "absent.json")])
     broken = tmp_path / "broken.json"
     broken.write_text('{"sets": []}')
     with pytest.raises(DataError, match=r"broken\.json"):
