@@ -10,7 +10,7 @@ RUN_STAMP := .venv/installed-run
 TEST_STAMP := .venv/installed-test
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
-.PHONY: demo test test-all lint lock clean
+.PHONY: demo test test-all lint lock methods-page clean
 
 demo: $(RUN_STAMP)
 	$(BIN)/remora demo
@@ -29,6 +29,9 @@ lint: $(TEST_STAMP)
 lock: $(TEST_STAMP)
 	$(BIN)/pip install -qq pip-tools
 	$(BIN)/python scripts/lock.py
+
+methods-page: $(TEST_STAMP)
+	$(BIN)/python scripts/methods_page.py
 
 clean:
 	rm -rf .venv build dist .pytest_cache .ruff_cache .hypothesis src/remora.egg-info

@@ -27,6 +27,9 @@ def test_every_method_declares_itself(name: str) -> None:
     assert cls.examples[0] == {}, "the first example is the defaults"
     assert len(cls.examples) >= 2 or not cls.Config.model_fields
     assert cls.__doc__
+    assert cls.use_when
+    assert not cls.use_when.endswith(".")
+    assert "use_when" in vars(cls), "what a subclass inherits is its parent's advice"
     module = __import__(cls.__module__, fromlist=["__doc__"])
     assert "arXiv:" in (module.__doc__ or "")
 

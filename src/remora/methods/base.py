@@ -152,6 +152,7 @@ class Method:
         label: how tables call it.
         family: place in the taxonomy of Xu et al. 2023 (arXiv:2312.12148).
         citation: author, year, arXiv id.
+        use_when: when to take it, to follow "use it".
         lr_range: the learning rates worth tuning: around its paper's, widened where small bases and short runs
             need higher ones.
         peft_type: the type its adapter files carry, or None.
@@ -169,6 +170,7 @@ class Method:
     label: ClassVar[str] = ""
     family: ClassVar[Family]
     citation: ClassVar[str]
+    use_when: ClassVar[str]
     lr_range: ClassVar[LogRange]
     peft_type: ClassVar[str | None] = None
     mergeable: ClassVar[bool] = False

@@ -35,6 +35,7 @@ class BitFit(Method):
     label: ClassVar[str] = "BitFit"
     family: ClassVar = "partial"
     citation: ClassVar[str] = "Ben Zaken et al. 2021, arXiv:2106.10199"
+    use_when: ClassVar[str] = "on encoders, whose layers have biases, as a small and strong baseline"
     lr_range: ClassVar[LogRange] = LogRange(1e-3, 3e-2)
     peft_type: ClassVar[str | None] = "BEFT"
     mergeable: ClassVar[bool] = True

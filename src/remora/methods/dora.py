@@ -31,6 +31,7 @@ class DoRA(LoRA):
 
     label: ClassVar[str] = "DoRA"
     citation: ClassVar[str] = "Liu et al. 2024, arXiv:2402.09353"
+    use_when: ClassVar[str] = "where LoRA at a small rank stays behind full fine-tuning, for a dearer step"
     lr_range: ClassVar[LogRange] = LogRange(1e-4, 1e-2)
     examples: ClassVar[tuple[dict[str, Any], ...]] = ({}, {"rank": 4, "alpha": 8, "targets": ("linear",)})
 

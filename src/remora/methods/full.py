@@ -17,5 +17,6 @@ class Full(Method):
     label: ClassVar[str] = "full fine-tuning"
     family: ClassVar = "full"
     citation: ClassVar[str] = "Devlin et al. 2018, arXiv:1810.04805"
+    use_when: ClassVar[str] = "as the reference, and where every task may have a copy of the model of its own"
     lr_range: ClassVar[LogRange] = LogRange(1e-5, 5e-4)
     shares_base: ClassVar[bool] = False

@@ -17,5 +17,6 @@ class HeadOnly(Method):
     label: ClassVar[str] = "head only"
     family: ClassVar = "head"
     citation: ClassVar[str] = "Alain and Bengio 2016, arXiv:1610.01644"
+    use_when: ClassVar[str] = "as the cheapest baseline, and where the base's features tell the classes apart"
     lr_range: ClassVar[LogRange] = LogRange(1e-3, 3e-2)
     min_train_accuracy: ClassVar[float] = 0.0

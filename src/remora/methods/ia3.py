@@ -41,6 +41,7 @@ class IA3(Method):
     label: ClassVar[str] = "(IA)^3"
     family: ClassVar = "additive"
     citation: ClassVar[str] = "Liu et al. 2022, arXiv:2205.05638"
+    use_when: ClassVar[str] = "for few examples or adapters of a few kilobytes"
     lr_range: ClassVar[LogRange] = LogRange(1e-3, 1e-1)
     peft_type: ClassVar[str | None] = "IA3"
     mergeable: ClassVar[bool] = True

@@ -39,6 +39,7 @@ class LoRA(Method):
     label: ClassVar[str] = "LoRA"
     family: ClassVar = "reparameterized"
     citation: ClassVar[str] = "Hu et al. 2021, arXiv:2106.09685"
+    use_when: ClassVar[str] = "first: it is the best understood adapter, and most tools can read its files"
     lr_range: ClassVar[LogRange] = LogRange(1e-4, 1e-2)
     peft_type: ClassVar[str | None] = "LORA"
     mergeable: ClassVar[bool] = True

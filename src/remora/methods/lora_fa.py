@@ -21,6 +21,7 @@ class LoRAFrozenA(LoRA):
 
     label: ClassVar[str] = "LoRA-FA"
     citation: ClassVar[str] = "Zhang et al. 2023, arXiv:2308.03303"
+    use_when: ClassVar[str] = "where activations kept for the backward pass fill the memory rather than weights"
     lr_range: ClassVar[LogRange] = LogRange(2e-4, 2e-2)
     examples: ClassVar[tuple[dict[str, Any], ...]] = ({}, {"rank": 16, "targets": ("attention.v", "attention.o")})
 

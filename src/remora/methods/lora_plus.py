@@ -19,6 +19,7 @@ class LoRAPlus(LoRA):
 
     label: ClassVar[str] = "LoRA+"
     citation: ClassVar[str] = "Hayou et al. 2024, arXiv:2402.12354"
+    use_when: ClassVar[str] = "where LoRA learns too slowly and a higher rate for all of it is not stable"
     lr_range: ClassVar[LogRange] = LogRange(3e-5, 3e-3)
     examples: ClassVar[tuple[dict[str, Any], ...]] = ({}, {"ratio": 2.0, "rank": 4, "targets": ("ffn.up", "ffn.down")})
 

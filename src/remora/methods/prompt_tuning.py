@@ -25,6 +25,7 @@ class PromptTuning(Method):
     label: ClassVar[str] = "prompt tuning"
     family: ClassVar = "additive"
     citation: ClassVar[str] = "Lester et al. 2021, arXiv:2104.08691"
+    use_when: ClassVar[str] = "with large bases that serve many tasks in one batch; on small ones it learns slowly"
     lr_range: ClassVar[LogRange] = LogRange(5e-3, 3e-1)
     peft_type: ClassVar[str | None] = "PROMPT_TUNING"
     site_kinds: ClassVar[tuple[SiteKind, ...]] = ("embedding",)

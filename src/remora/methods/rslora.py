@@ -20,6 +20,7 @@ class RankStabilizedLoRA(LoRA):
 
     label: ClassVar[str] = "rsLoRA"
     citation: ClassVar[str] = "Kalajdzievski 2023, arXiv:2312.03732"
+    use_when: ClassVar[str] = "in place of LoRA at ranks of 16 and more, where LoRA's scale makes the update too small"
     lr_range: ClassVar[LogRange] = LogRange(1e-4, 1e-2)
     examples: ClassVar[tuple[dict[str, Any], ...]] = ({}, {"rank": 16, "targets": ("linear",)})
 

@@ -41,6 +41,7 @@ class VeRA(Method):
     label: ClassVar[str] = "VeRA"
     family: ClassVar = "reparameterized"
     citation: ClassVar[str] = "Kopiczko et al. 2023, arXiv:2310.11454"
+    use_when: ClassVar[str] = "for very many adapters to store: their files are a fraction of LoRA's"
     lr_range: ClassVar[LogRange] = LogRange(1e-3, 1e-1)
     peft_type: ClassVar[str | None] = "VERA"
     mergeable: ClassVar[bool] = True
