@@ -86,7 +86,7 @@ def record_steps(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[RecordedStep
     steps: dict[str, list[RecordedStep]] = {}
 
     class RecordingLane(Lane):
-        def update(self, loss: float) -> None:
+        def update(self, loss: Tensor) -> None:
             params = self.optimizer.params
             frozen = {
                 f"{key}.{name}": value
@@ -95,7 +95,7 @@ def record_steps(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[RecordedStep
             }
             steps.setdefault(self.spec.id, []).append(
                 RecordedStep(
-                    loss=loss,
+                    loss=float(loss),
                     chosen=self.indices().copy(),
                     adapter={name: value.detach().clone() for name, value in self.adapter.trained().items()},
                     frozen={**frozen, **self.adapter.shared},

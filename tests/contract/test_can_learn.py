@@ -23,7 +23,7 @@ STEPS, ENOUGH = 300, 0.47
 class FrozenHeadLane(Lane):
     """Its head stays as drawn; it stops early once the last losses are low, to save time."""
 
-    def update(self, loss: float) -> None:
+    def update(self, loss: torch.Tensor) -> None:
         for value in self.head_params.values():
             assert value.grad is not None
             value.grad.zero_()

@@ -5,14 +5,16 @@ import pytest
 import torch
 
 from remora.engine.dropout import apply_mask, drop, keep_mask, site_key
-from remora.engine.hashing import mix_numpy, mix_torch, row_keys
+from remora.engine.hashing import folded32, mix_numpy, mix_torch, row_keys
 from remora.seeds import fold
 
 ROWS, FEATURES = 400, 384
 
 
 def keys(lane_key: int = 1, sequence: int = 0, rows: int = ROWS) -> torch.Tensor:
-    return torch.from_numpy(row_keys(fold(lane_key, "step"), np.full(rows, sequence), np.arange(rows)))
+    return torch.from_numpy(
+        row_keys(np.uint32(folded32(fold(lane_key, "step"))), np.full(rows, sequence), np.arange(rows))
+    )
 
 
 def kept(keys_T: torch.Tensor, rate: float, name: str = "a", call: int = 0) -> torch.Tensor:

@@ -196,7 +196,7 @@ def test_head_only_equals_the_head_on_whole_passes() -> None:
     slow = spec("lora", {"targets": ("attention.q",), "dropout": 0.0}, id="slow", lr=1e-2, base_dropout=False)
 
     class Still(loop.Lane):
-        def update(self, loss: float) -> None:
+        def update(self, loss: Tensor) -> None:
             for value in self.adapter.trained().values():
                 value.grad.zero_()
             super().update(loss)

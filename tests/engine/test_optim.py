@@ -51,7 +51,7 @@ def test_equals_torchs_adamw(clip: float) -> None:
         for group in optimizer.param_groups:
             group["lr"] = lr * group["times"]
         optimizer.step()
-        assert mine.step(lr, clip) == pytest.approx(float(norm), rel=1e-5)
+        assert float(mine.step(lr, clip)) == pytest.approx(float(norm), rel=1e-5)
     for name, value in theirs.items():
         torch.testing.assert_close(mine.params[name], value, rtol=1e-5, atol=1e-6)
 
@@ -77,7 +77,7 @@ def test_restore_reaches_the_parameters() -> None:
 
 
 def test_nothing_to_train() -> None:
-    assert FlatAdamW({}, lambda name, value: ParamRule(), weight_decay=0.1).step(1.0, 1.0) == 0.0
+    assert FlatAdamW({}, lambda name, value: ParamRule(), weight_decay=0.1).step(1.0, 1.0).item() == 0.0
 
 
 @pytest.mark.parametrize("num_steps", [1, 7, 100])

@@ -168,7 +168,7 @@ def filled_adapter(method: Method, base: Base, values: Mapping[str, Tensor], see
     """
     sites = method.sites(base)
     adapter = init_adapter(method, sites, {site.id: weights_at(base, site) for site in sites}, seed)
-    device = next(base.model.parameters()).device
+    device = base.device
     # Cloned, so that they lie where torch puts tensors: the bits of a matrix product depend on the alignment.
     adapter.shared = {name: values.get(name, value).clone().to(device) for name, value in adapter.shared.items()}
     for key, state in adapter.states.items():

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd import Function
-from transformers import AttentionInterface, AttentionMaskInterface
+from transformers import AttentionInterface
 
 from remora.engine.dropout import apply_mask, keep_mask
 from remora.engine.hashing import feature_counters
@@ -332,14 +332,13 @@ def packed_attention(
     return attend(*rows, current.layout, rule, name)[None], None
 
 
-def _no_mask(*_: object, **__: object) -> None:
-    return None
-
-
 def register() -> None:
-    """Make the name known to transformers, with a mask function that builds none."""
+    """Make the name known to transformers, as one that has no masks: it then makes none.
+
+    A mask function of that name that builds none would do the same, but before calling it transformers looks at the
+    values of the positions, and on a GPU every pass would wait for that.
+    """
     AttentionInterface.register(NAME, packed_attention)
-    AttentionMaskInterface.register(NAME, _no_mask)
 
 
 __all__ = ["NAME", "AttentionRule", "CurrentPass", "attend", "bind", "packed_attention", "register"]

@@ -70,24 +70,26 @@ class Driver:
     """One base model and the passes it is running, one per thread at most.
 
     Args:
-        base: the base; its tensors are never written.
-        device: where passes run; the base's model must be there.
+        base: the base, on the device where passes run; its tensors are never written.
     """
 
-    def __init__(self, base: Base, device: torch.device | None = None) -> None:
+    def __init__(self, base: Base) -> None:
         self.base = base
-        self.device = device or torch.device("cpu")
+        self.device = base.device
         self._current = _Running()
         self._modules = dict(base.model.named_modules())
         self._installed: set[str] = set()
         self._installing = threading.Lock()
         self._stack: Stack | None = None
         self._weights: dict[str, SiteWeights] = {}
+        self._columns_of: dict[str, Tensor] = {}
         self._undo: list[Callable[[], None]] = []
         if base.arch.layout == "packed":
             attention.register()
             self._undo.append(attention.bind(base.model, self._current))
             self._undo.append(_use_attention(base.model, attention.NAME))
+            # It would read ids from the device, to warn of a mask that packed passes do not need.
+            self._override(base.model, lambda *_: None, "warn_if_padding_and_no_attention_mask")
         else:
             self._undo.append(_use_attention(base.model, "eager"))
         for name, module in self._modules.items():
@@ -267,15 +269,15 @@ class Driver:
         assert layout is not None, "the base is driven by its driver only"
         return layout
 
-    def _override(self, module: nn.Module, forward: Forward) -> None:
-        before = vars(module).get("forward")
-        object.__setattr__(module, "forward", forward)
+    def _override(self, module: nn.Module, method: Forward, name: str = "forward") -> None:
+        before = vars(module).get(name)
+        object.__setattr__(module, name, method)
 
         def undo() -> None:
             if before is None:
-                object.__delattr__(module, "forward")
+                object.__delattr__(module, name)
             else:
-                object.__setattr__(module, "forward", before)
+                object.__setattr__(module, name, before)
 
         self._undo.append(undo)
 
@@ -345,6 +347,12 @@ class Driver:
             return layout.lane_rows[lane]
         raise AssertionError(f"{site.module} met {num_rows} rows, the pass has {layout.num_rows}")
 
+    def _columns(self, site: Site, out_features: int) -> Tensor:
+        """Which output features of a fused projection a site is, on the device."""
+        if site.id not in self._columns_of:
+            self._columns_of[site.id] = torch.arange(out_features)[site.rows()].to(self.device)
+        return self._columns_of[site.id]
+
     def _linear(
         self, module: nn.Module, transposed: bool, users: list[tuple[int, Site, AdapterTensors]], x: Tensor
     ) -> Tensor:
@@ -357,8 +365,7 @@ class Driver:
         for lane, site, adapter in users:
             change = adapter.method.change(adapter.at(site), site, self.site_weights(site))
             if site.is_part:
-                columns = torch.arange(out_features, device=flat.device)[site.rows()]
-                change = widen(change, columns, out_features)
+                change = widen(change, self._columns(site, out_features), out_features)
             by_lane.setdefault(lane, []).append(change)
             rows[lane] = self._rows(site, flat.shape[0], lane, shared)
         layout = self._layout()

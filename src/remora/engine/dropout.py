@@ -144,7 +144,7 @@ class DropoutKeys:
 
         They come from the lane's key alone, so that micro-batches of one step see the same mask.
         """
-        start = mix_torch(torch.tensor([self._lane_key ^ site], dtype=torch.int32, device=self._keys_T.device))
+        start = mix_torch(torch.full((1,), self._lane_key ^ site, dtype=torch.int32, device=self._keys_T.device))
         return mix_torch(_counters(shape.numel(), self._keys_T.device) ^ start).view(shape)
 
     def exempt(self, rows: Tensor | None = None) -> Tensor | None:

@@ -14,6 +14,7 @@ from remora.engine.driver import EVAL_TOKENS, Driver
 from remora.engine.inference import base_rows
 from remora.engine.layout import LaneBatch, Layout, token_chunks
 from remora.engine.stack import Entry
+from remora.engine.transfer import to_device
 from remora.engine.trial import Examples, TrialData
 
 MOST_BYTES = 2**30
@@ -44,12 +45,12 @@ class Prefix:
         """
         spans = [(int(self.offsets[i]), int(self.offsets[i + 1])) for i in chosen]
         kept = np.concatenate([np.arange(first, end) for first, end in spans])
-        hidden = self.hidden_ND[torch.from_numpy(kept).to(self.hidden_ND.device)]
+        hidden = self.hidden_ND[to_device(kept, self.hidden_ND.device)]
         if layout.kind == "padded":
-            starts = zip(layout.start_S.tolist(), spans, strict=True)
-            rows = np.concatenate([np.arange(start, start + end - first) for start, (first, end) in starts])
+            width = layout.input_ids.shape[1]
+            rows = np.concatenate([i * width + np.arange(end - first) for i, (first, end) in enumerate(spans)])
             padded = hidden.new_zeros(layout.num_rows, hidden.shape[1])
-            padded[torch.from_numpy(rows).to(hidden.device)] = hidden
+            padded[to_device(rows, hidden.device)] = hidden
             hidden = padded
         return Entry(layer=self.layer, hidden_TD=hidden)
 

@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from remora.engine.transfer import to_device
+
 _M1 = 0x7FEB352D
 _M2 = 0x846CA68B
 _GOLDEN = 0x9E3779B9
@@ -24,10 +26,20 @@ def mix_numpy(x: np.ndarray) -> np.ndarray:
     return x
 
 
-def row_keys(lane_key: int, sequence: np.ndarray, position: np.ndarray) -> np.ndarray:
-    """One int32 key per row from the lane's key, the sequence's index in its batch and the position in the sequence."""
-    base = np.uint32((lane_key ^ (lane_key >> 32)) & 0xFFFFFFFF)
-    keys = mix_numpy(sequence.astype(np.uint32) * np.uint32(_GOLDEN) ^ base)
+def folded32(key: int) -> int:
+    """Both halves of a 64-bit key in an unsigned 32-bit one."""
+    return (key ^ (key >> 32)) & 0xFFFFFFFF
+
+
+def row_keys(lane_key: np.ndarray, sequence: np.ndarray, position: np.ndarray) -> np.ndarray:
+    """One int32 key per row.
+
+    Args:
+        lane_key: uint32, the lane's key as `folded32` gives it.
+        sequence: the sequence's index in its lane's batch.
+        position: in the sequence.
+    """
+    keys = mix_numpy(sequence.astype(np.uint32) * np.uint32(_GOLDEN) ^ lane_key)
     return mix_numpy(keys + position.astype(np.uint32) * np.uint32(_M1)).view(np.int32)
 
 
@@ -71,4 +83,4 @@ def random_bits(keys: Tensor, counters: Tensor) -> Tensor:
 
 def feature_counters(num: int, device: torch.device) -> Tensor:
     """(num,) mixed int32 counters for features 0..num-1."""
-    return torch.from_numpy(mix_numpy(np.arange(num, dtype=np.uint32) + np.uint32(_GOLDEN)).view(np.int32)).to(device)
+    return to_device(mix_numpy(np.arange(num, dtype=np.uint32) + np.uint32(_GOLDEN)).view(np.int32), device)

@@ -9,6 +9,7 @@ from torch import Tensor
 from remora.engine.driver import EVAL_TOKENS, Driver
 from remora.engine.layout import LaneBatch, Layout, token_chunks
 from remora.engine.stack import Entry
+from remora.engine.transfer import to_device
 from remora.engine.trial import Examples
 from remora.methods.base import AdapterTensors
 
@@ -58,7 +59,7 @@ def base_rows(driver: Driver, examples: Examples) -> Tensor:
     out = torch.empty(len(examples), driver.base.hidden_size, dtype=driver.base.dtype, device=driver.device)
     with torch.no_grad():
         for chosen in token_chunks(examples.ids, EVAL_TOKENS):
-            out[torch.from_numpy(chosen)] = _pass(driver, None, examples, chosen)
+            out[to_device(chosen, driver.device)] = _pass(driver, None, examples, chosen)
     return out
 
 

@@ -1,7 +1,7 @@
 """A lane: everything that belongs to one trial while it trains, and nothing that belongs to its neighbours."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 
 import numpy as np
@@ -65,6 +65,8 @@ class Lane:
         self.curve: list[CurvePoint] = []
         self.grad_norms: list[float] = []
         self.losses: list[float] = []
+        self.unread: list[tuple[Tensor, Tensor]] = []
+        """Loss and gradient norm of every step not yet read from the device."""
         self.seconds = 0.0
         self.most_lanes = 1
         self.tokens_per_pass: int | None = None
@@ -198,27 +200,39 @@ class Lane:
 
         return self.head.forward(self.head_params, rows_ND, dropout=drop, pooler_params=pooler or None)
 
-    def update(self, loss: float) -> None:
-        """Take the optimizer step for the gradients gathered; a loss or gradient that is not finite ends the trial.
+    def update(self, loss: Tensor) -> None:
+        """Take the optimizer step for the gradients gathered; after a loss or gradient that is not finite, none.
+
+        Nothing is read from the device here: what the step gave, and whether it ended the trial, `settle` learns.
 
         Args:
-            loss: mean over the batch, including a method's penalty.
+            loss: () mean over the batch, including a method's penalty.
         """
         self.method.after_backward(self.adapter, self.step)
         factor = lr_factor(self.step, self.num_steps, self.spec.warmup, self.spec.schedule)
-        norm = math.nan
-        if math.isfinite(loss):
-            norm = self.optimizer.step(self.spec.lr * factor, self.spec.clip)
-        if not math.isfinite(norm):
-            self.status = "diverged"
-            what = "loss" if not math.isfinite(loss) else "gradient"
-            self.error = f"the {what} was not finite at step {self.step + 1} of {self.num_steps}"
-            return
-        with torch.no_grad():
-            self.method.after_step(self.adapter, self.step)
-        self.grad_norms.append(norm)
-        self.losses.append(loss)
+        norm = self.optimizer.step(self.spec.lr * factor, self.spec.clip, loss)
+        if type(self.method).after_step is not Method.after_step:
+            with torch.no_grad(), self.optimizer.unless_stopped():
+                self.method.after_step(self.adapter, self.step)
+        self.unread.append((loss, norm))
         self.step += 1
+
+    def settle(self, values: Sequence[Sequence[float]]) -> None:
+        """Take in what the unread steps gave; the first that was not finite ends the trial before it.
+
+        Args:
+            values: loss and gradient norm per step.
+        """
+        self.unread = []
+        for loss, norm in values:
+            if not (math.isfinite(loss) and math.isfinite(norm)):
+                self.status = "diverged"
+                what = "loss" if not math.isfinite(loss) else "gradient"
+                self.step = len(self.losses)
+                self.error = f"the {what} was not finite at step {self.step + 1} of {self.num_steps}"
+                return
+            self.grad_norms.append(norm)
+            self.losses.append(loss)
 
     # --- checkpoints and facts
 

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from remora.engine.dropout import DropoutKeys
-from remora.engine.hashing import row_keys
+from remora.engine.hashing import folded32, row_keys
+from remora.engine.transfer import to_device
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +53,10 @@ class Bucket:
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """One pass. Row numbers refer to the flattened (1 * T) or (B * L) rows."""
+    """One pass. Row numbers refer to the flattened (1 * T) or (B * L) rows.
+
+    What a step needs to know on the host is a plain number here, so that nothing is read back from the device.
+    """
 
     kind: Literal["packed", "padded"]
     input_ids: Tensor
@@ -65,10 +69,14 @@ class Layout:
     last_S: Tensor
     start_S: Tensor
     length_S: Tensor
+    joints_S: Tensor
+    """(S + 1,) int32 rows at which sequences of a packed pass begin and end."""
     virtual_T: Tensor | None
     buckets: tuple[Bucket, ...]
     unbucket_T: Tensor | None
     num_tokens: int
+    num_text_tokens: int
+    """Without virtual ones."""
     longest: int
     dropout: DropoutKeys
     training: bool
@@ -145,38 +153,39 @@ def build_layout(
     def rows(values: Sequence[np.ndarray], fill: int) -> Tensor:
         flat = np.full(num_rows, fill, np.int64)
         flat[real] = np.concatenate(values)
-        return torch.from_numpy(flat).view(shape).to(device)
+        return to_device(flat, device).view(shape)
 
-    key_T = np.empty(num_rows, np.int32)
-    for s, (lane_key, index, _) in enumerate(keys):
-        span = slice(int(starts[s]), int(starts[s] + stride[s]))
-        key_T[span] = row_keys(lane_key, np.full(int(stride[s]), index), position[span])
+    lane_key_S = np.array([folded32(lane_key) for lane_key, _, _ in keys], np.uint32)
+    index_S = np.array([index for _, index, _ in keys])
+    key_T = row_keys(lane_key_S[sequence], index_S[sequence], position)
     without = np.array([not on for _, _, on in keys])
-    exempt_T = torch.from_numpy(without[sequence]).to(device) if without.any() else None
+    exempt_T = to_device(without[sequence], device) if without.any() else None
     virtual_S = np.array(virtual)
     virtual_T = None
     if virtual_S.any():
-        virtual_T = torch.from_numpy(np.where(position < virtual_S[sequence], position, -1)).to(device)
+        virtual_T = to_device(np.where(position < virtual_S[sequence], position, -1), device)
     padded_position = np.minimum(position, lengths[sequence] - 1)
     buckets, unbucket = _buckets(starts, lengths, device) if kind == "packed" else ((), None)
     return Layout(
         kind=kind,
         input_ids=rows(ids, pad_id),
-        position_ids=torch.from_numpy(padded_position + position_offset).view(shape).to(device),
+        position_ids=to_device(padded_position + position_offset, device).view(shape),
         type_ids=rows(types, 0),
-        attention_mask=None if kind == "packed" else torch.from_numpy(real.astype(np.int64)).view(shape).to(device),
+        attention_mask=None if kind == "packed" else to_device(real.astype(np.int64), device).view(shape),
         lane_rows=tuple(_span(starts, stride, part) for part in lane_sequences),
         lane_sequences=tuple(lane_sequences),
-        first_S=torch.from_numpy(starts + virtual_S).to(device),
-        last_S=torch.from_numpy(starts + lengths - 1).to(device),
-        start_S=torch.from_numpy(starts).to(device),
-        length_S=torch.from_numpy(lengths).to(device),
+        first_S=to_device(starts + virtual_S, device),
+        last_S=to_device(starts + lengths - 1, device),
+        start_S=to_device(starts, device),
+        length_S=to_device(lengths, device),
+        joints_S=to_device(np.append(starts, num_rows).astype(np.int32), device),
         virtual_T=virtual_T,
         buckets=buckets,
         unbucket_T=unbucket,
         num_tokens=int(lengths.sum()),
+        num_text_tokens=int((lengths - virtual_S).sum()),
         longest=width,
-        dropout=DropoutKeys(torch.from_numpy(key_T).to(device), exempt_T, batches[0].dropout_key),
+        dropout=DropoutKeys(to_device(key_T, device), exempt_T, batches[0].dropout_key),
         training=training,
     )
 
@@ -225,10 +234,10 @@ def _buckets(starts: np.ndarray, lengths: np.ndarray, device: torch.device) -> t
         offset += real.size
         buckets.append(
             Bucket(
-                rows_NL=torch.from_numpy(rows_NL).to(device),
-                lengths_N=torch.from_numpy(lengths[members]).to(device),
-                real_NL=torch.from_numpy(real).to(device),
+                rows_NL=to_device(rows_NL, device),
+                lengths_N=to_device(lengths[members], device),
+                real_NL=to_device(real, device),
                 full=bool(real.all()),
             )
         )
-    return tuple(buckets), torch.from_numpy(unbucket).to(device)
+    return tuple(buckets), to_device(unbucket, device)

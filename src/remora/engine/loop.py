@@ -21,6 +21,8 @@ from remora.engine.driver import Driver
 from remora.engine.features import FeatureCache, Prefix
 from remora.engine.inference import infer
 from remora.engine.lanes import Lane
+from remora.engine.readback import due, read_steps, steps_between_reads
+from remora.engine.transfer import to_device
 from remora.engine.trial import CurvePoint, NoEvents, PackEvents, TrialData, TrialOutcome, TrialSpec
 
 _PassResult = tuple[Tensor, tuple[Tensor | None, ...]]
@@ -45,6 +47,7 @@ def run_pack(
     slots: int,
     tokens_per_pass: int = 1600,
     parts: int = 1,
+    read_every: int | None = None,
     events: PackEvents | None = None,
 ) -> Iterator[TrialOutcome]:
     """Train trials side by side over one base; outcomes come in the order in which trials finish.
@@ -57,14 +60,17 @@ def run_pack(
         tokens_per_pass: most tokens of one forward and backward pass (at least one sequence). Halved when memory runs
             out; the outcome says what it came to.
         parts: into so many passes every step of a lane that is alone is cut; they run side by side, each with its
-            share of torch's threads. Part of the plan: the sums of gradients depend on it, not on the threads.
+            share of torch's threads. Part of the plan: the sums of gradients depend on it, not on the threads. For a
+            CPU: a GPU is filled by one large pass.
+        read_every: steps after which losses are read from the device and events told; default 1 on a CPU, 16 on a GPU.
         events: told of starts, steps and epochs.
 
     Yields:
         One outcome per trial.
     """
-    with _Crew(parts) as crew:
-        yield from _train(driver, data, specs, slots, tokens_per_pass, crew, events or NoEvents())
+    every = read_every or steps_between_reads(driver.device)
+    with _Crew(parts if driver.device.type == "cpu" else 1) as crew:
+        yield from _train(driver, data, specs, slots, tokens_per_pass, crew, every, events or NoEvents())
 
 
 def _train(
@@ -74,6 +80,7 @@ def _train(
     slots: int,
     tokens_per_pass: int,
     crew: "_Crew",
+    every: int,
     told: PackEvents,
 ) -> Iterator[TrialOutcome]:
     features = FeatureCache(driver, data)
@@ -96,10 +103,12 @@ def _train(
         if not lanes:
             continue
         _step(driver, data, lanes, features, room, crew)
+        if not due(lanes, every):
+            continue
         running: list[Lane] = []
-        for lane in lanes:
-            if lane.losses and lane.status == "done":
-                told.step(lane.spec, lane.step, lane.num_steps, lane.losses[-1])
+        for lane, read in zip(lanes, _read(lanes), strict=True):
+            for at in read:
+                told.step(lane.spec, at + 1, lane.num_steps, lane.losses[at])
             if lane.status == "done" and lane.at_epoch_end:
                 _end_epoch(driver, data, lane, features)
                 told.epoch(lane.spec, lane.curve[-1])
@@ -204,6 +213,15 @@ def _step(
         lane.seconds += seconds
 
 
+def _read(lanes: Sequence[Lane]) -> list[range]:
+    """`read_steps`; the time it waits for the device is time of the steps."""
+    start = time.perf_counter()
+    read = read_steps(lanes)
+    for lane in lanes:
+        lane.seconds += time.perf_counter() - start
+    return read
+
+
 def _gradients(
     driver: Driver,
     data: TrialData,
@@ -211,8 +229,8 @@ def _gradients(
     features: FeatureCache,
     tokens_per_pass: int,
     crew: _Crew,
-) -> list[float]:
-    """Gather the gradients of all lanes' current batches; returns their losses."""
+) -> list[Tensor]:
+    """Gather the gradients of all lanes' current batches; returns their losses, () each, still on the device."""
     losses = {id(lane): torch.zeros((), device=driver.device) for lane in lanes}
     for lane in lanes:
         lane.optimizer.zero_grad()
@@ -247,13 +265,14 @@ def _gradients(
         if penalty is not None:
             penalty.backward()
             losses[id(lane)] = losses[id(lane)] + penalty.detach()
-    return torch.stack([losses[id(lane)].float() for lane in lanes]).tolist()
+    return [losses[id(lane)].float() for lane in lanes]
 
 
 def _features_step(data: TrialData, lane: Lane, features: FeatureCache) -> Tensor:
     chosen = lane.indices()
-    rows = features.rows("train")[torch.from_numpy(chosen)]
-    targets = torch.from_numpy(lane.train.targets[chosen]).to(rows.device)
+    every = features.rows("train")
+    rows = every[to_device(chosen, every.device)]
+    targets = to_device(lane.train.targets[chosen], rows.device)
     loss = data.task.loss(lane.logits(rows, None, None), targets).mean()
     loss.backward()
     return loss.detach()
@@ -325,13 +344,13 @@ def _losses(
     if prefix is not None:
         entry = prefix.entry(np.concatenate([share.chosen for share in shares]), layout)
     rows, numbers = driver.read(layout, [share.lane.adapter for share in shares], first.compute_params(), entry)
+    targets = to_device(np.concatenate([share.lane.train.targets[share.chosen] for share in shares]), rows.device)
     parts: list[tuple[Lane, Tensor]] = []
     for share, sequences in zip(shares, layout.lane_sequences, strict=True):
         lane = share.lane
         logits = lane.logits(rows[sequences], layout, numbers[sequences])
-        targets = torch.from_numpy(lane.train.targets[share.chosen]).to(logits.device)
         scale = 1 / (share.batch_size * lane.method.num_forwards())
-        parts.append((lane, data.task.loss(logits, targets).sum() * scale))
+        parts.append((lane, data.task.loss(logits, targets[sequences]).sum() * scale))
     return parts
 
 

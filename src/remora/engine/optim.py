@@ -1,11 +1,13 @@
 """AdamW over the flat float32 storage of one lane, with its own learning rate, weight decay, clipping and schedule.
 
 All trained tensors of a lane are views into one flat buffer, their gradients into another, so that an optimizer step is
-a handful of operations however many sites a method has. The update itself is torch's fused AdamW.
+a handful of operations however many sites a method has. The update itself is torch's fused AdamW. A step never reads a
+number back from the device: what depends on one (clipping, switching a diverged lane off) is decided there.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
@@ -65,6 +67,8 @@ class FlatAdamW:
         total = sum(-(-value.numel() // line) * line for value in tensors.values())
         self.flat = torch.zeros(total, dtype=dtype, device=device)
         self.grad = torch.zeros(total, dtype=dtype, device=device)
+        self.stopped = torch.zeros((), dtype=torch.float32, device=device)
+        """1 once a loss or gradient was not finite: nothing is updated from then on."""
         self.params: dict[str, Tensor] = {}
         segments: list[dict[str, object]] = []
         self._multipliers: list[float] = []
@@ -99,23 +103,39 @@ class FlatAdamW:
                 assert value.grad is not None
                 value.grad.add_(grad)
 
-    def step(self, lr: float, clip: float) -> float:
-        """Clip the whole gradient to norm `clip` and update.
+    def step(self, lr: float, clip: float, loss: Tensor | None = None) -> Tensor:
+        """Clip the whole gradient to norm `clip` and update, unless it or the loss is not finite, now or before.
+
+        Args:
+            lr: learning rate, before the tensors' own factors.
+            clip: largest norm; 0 for none.
+            loss: the gradient's, () on the device.
 
         Returns:
-            The norm before clipping. When it is not finite nothing is updated.
+            The norm () before clipping.
         """
         if self._optimizer is None:
-            return 0.0
-        norm = float(torch.linalg.vector_norm(self.grad))
-        if not math.isfinite(norm):
-            return norm
-        if clip > 0 and norm > clip:
-            self.grad.mul_(clip / (norm + 1e-6))
+            return torch.zeros_like(self.stopped, dtype=self.grad.dtype)
+        norm = torch.linalg.vector_norm(self.grad)
+        bad = ~torch.isfinite(norm) if loss is None else ~(torch.isfinite(norm) & torch.isfinite(loss))
+        self.stopped = torch.maximum(self.stopped, bad.float())
+        if clip > 0:
+            # In double precision, as Python's own arithmetic: the factor does not depend on where it is computed.
+            wide = norm.double()
+            self.grad.mul_(torch.where(wide > clip, clip / (wide + 1e-6), 1.0).to(self.grad.dtype))
         for group, multiplier in zip(self._optimizer.param_groups, self._multipliers, strict=True):
             group["lr"] = lr * multiplier
+        # The name under which torch's gradient scaler tells a fused optimizer to leave everything as it is.
+        self._optimizer.found_inf = self.stopped  # type: ignore[attr-defined]
         self._optimizer.step()
         return norm
+
+    @contextmanager
+    def unless_stopped(self) -> Generator[None]:
+        """Take back what the body changes of the values when the lane has stopped."""
+        before = self.flat.clone()
+        yield
+        self.flat.copy_(torch.where(self.stopped > 0, before, self.flat))
 
     def snapshot(self) -> Tensor:
         """A copy of all values."""

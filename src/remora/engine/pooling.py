@@ -26,7 +26,8 @@ def pooled_rows(hidden_TD: Tensor, layout: Layout, pooling: Pooling) -> tuple[Te
     if pooling == "first":
         return hidden_TD.index_select(0, layout.first_S), layout.first_S
     lengths = layout.last_S + 1 - layout.first_S
-    sequence = torch.repeat_interleave(torch.arange(len(lengths), device=hidden_TD.device), lengths)
+    numbers = torch.arange(len(lengths), device=hidden_TD.device)
+    sequence = torch.repeat_interleave(numbers, lengths, output_size=layout.num_text_tokens)
     offsets = torch.arange(len(sequence), device=hidden_TD.device) - (lengths.cumsum(0) - lengths)[sequence]
     real = hidden_TD.index_select(0, layout.first_S[sequence] + offsets)
     sums = hidden_TD.new_zeros(len(lengths), hidden_TD.shape[1]).index_add(0, sequence, real)

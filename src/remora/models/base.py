@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -39,6 +39,11 @@ class Base:
     revision: str | None = None
     dtype: torch.dtype = torch.float32
     pooler: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
+
+    @property
+    def device(self) -> torch.device:
+        """Where its tensors are."""
+        return next(self.model.parameters()).device
 
     @property
     def pooler_names(self) -> tuple[str, ...]:
@@ -106,3 +111,9 @@ class Base:
     def _named_tensors(self) -> Iterator[tuple[str, Tensor]]:
         backbone = {self.arch.hf_prefix + name: tensor for name, tensor in self.model.state_dict().items()}
         yield from sorted({**backbone, **self.pooler}.items())
+
+
+def placed(base: Base, device: torch.device) -> Base:
+    """The base on a device; the model given is taken over. Weights mapped from the cache folder are let go of."""
+    pooler = {name: tensor.to(device) for name, tensor in base.pooler.items()}
+    return replace(base, model=base.model.to(device), pooler=pooler)
