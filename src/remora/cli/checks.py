@@ -72,11 +72,11 @@ def check_precision() -> Check:
     """Which precision a study would store the base in, and the measurement that decides it."""
     import torch
 
-    from remora.config.schema import ModelConfig
+    from remora.config.schema import EngineConfig, ModelConfig
     from remora.study.machine import choose_dtype, dtype_name, product_rate
 
     full, half = product_rate(torch.float32) / 1e9, product_rate(torch.bfloat16) / 1e9
-    chosen = dtype_name(choose_dtype(ModelConfig(id="any")))
+    chosen = dtype_name(choose_dtype(ModelConfig(id="any"), EngineConfig()))
     found = f"{chosen} base; one thread multiplies {half:.0f} GFLOP/s in bfloat16, {full:.0f} in float32"
     return Check(name="precision", verdict="ok", found=found)
 

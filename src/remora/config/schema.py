@@ -106,13 +106,24 @@ class ProtocolConfig(Settings):
     budget_seconds: Annotated[float, Field(gt=0)] | None = None
 
 
+PASS_TOKENS = {"cpu": 1600, "cuda": 16384}
+"""Tokens of a pass: beyond 1,600 activations leave a CPU's caches; a GPU needs many rows to be filled."""
+
+
 class EngineConfig(Settings):
     """How the work is spread over the machine; None means chosen from the machine."""
 
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where the base runs: auto is a CUDA device where there is one. A run directory keeps what it came to."""
     workers: Count | None = None
     threads: Count | None = None
-    tokens_per_pass: Count = 1600
+    tokens_per_pass: Count | None = None
     lanes: Count | None = None
+
+    @property
+    def pass_tokens(self) -> int:
+        """Tokens of one pass: as set, else what suits the device."""
+        return self.tokens_per_pass or PASS_TOKENS["cuda" if self.device == "cuda" else "cpu"]
 
 
 class StudyConfig(Settings):

@@ -48,7 +48,7 @@ from remora.study import solo
 from remora.study.context import StudyContext, open_context
 from remora.study.estimate import StudyPlan, estimate, fit_budget
 from remora.study.launch import Event, Workers, shares
-from remora.study.machine import available_cores, describe_machine, dtype_name
+from remora.study.machine import available_cores, describe_machine, dtype_name, num_gpus
 from remora.study.packs import lanes_per_pack, plan_packs
 from remora.study.progress import Progress
 from remora.study.record import record_failure, record_majority
@@ -212,10 +212,10 @@ class _Run:
         slots = lanes_per_pack(config.engine, config.protocol.batch_size, tokens)
         trained = [row for row in self.rows if row.method is not None]
         most = max(len(plan_packs(first, slots)), -(-len(trained) * config.protocol.seeds // slots))
-        count, threads = shares(
-            available_cores(), most, {"workers": config.engine.workers, "threads": config.engine.threads}
-        )
-        with Workers(self.run_dir, count, threads) as workers:
+        configured = {"workers": config.engine.workers, "threads": config.engine.threads}
+        gpus = num_gpus(config.engine)
+        count, threads = shares(available_cores(), most, configured, gpus)
+        with Workers(self.run_dir, count, threads, gpus=gpus is not None) as workers:
             if first:
                 self._stage("tuning", first, slots, workers)
             final: list[PlannedTrial] = []
@@ -247,7 +247,11 @@ class _Run:
             known[row.label] = cost
             self.progress.trial_finished(row.label, "done", None)
         total = seconds + (before.study_seconds if before is not None else 0.0)
-        costs = Costs(machine=describe_machine(self.context.base.dtype), rows=known, study_seconds=round(total, 1))
+        costs = Costs(
+            machine=describe_machine(self.context.base.dtype, self.context.config.engine),
+            rows=known,
+            study_seconds=round(total, 1),
+        )
         write_record(path, costs)
 
     def _majority(self) -> None:

@@ -9,9 +9,9 @@ from remora.config.schema import StudyConfig
 from remora.data.dataset import Dataset, load_dataset
 from remora.data.tokenize import Encoded, LengthStatistics, TextEncoder, length_statistics
 from remora.engine.trial import Examples, TrialData
-from remora.models.base import Base
+from remora.models.base import Base, placed
 from remora.models.load import load_base
-from remora.study.machine import choose_dtype
+from remora.study.machine import choose_dtype, settled_device
 from remora.tasks.base import Task, task_for
 
 _DEFAULT_LENGTH = 256
@@ -25,7 +25,7 @@ class StudyContext:
         config: the study.
         dataset: checked and split.
         task: its loss and metrics.
-        base: the frozen base model.
+        base: the frozen base model, in main memory.
         max_length: tokens per example, special and virtual ones included.
     """
 
@@ -52,6 +52,13 @@ class StudyContext:
         """Texts cut to the budget, by split."""
         return {name: self.encoded(name, room).num_truncated for name in self.dataset.splits}
 
+    def base_on(self, device: torch.device) -> Base:
+        """The base where it trains: on a CPU this one, on a GPU a copy, so that files are written from main memory."""
+        if device == self.base.device:
+            return self.base
+        model = self.config.model
+        return placed(load_base(model.id, revision=model.revision, dtype=self.base.dtype), device)
+
     def trial_data(self) -> TrialData:
         """The view of the data that the engine takes."""
         examples: dict[tuple[str, int], Examples] = {}
@@ -74,12 +81,17 @@ def open_context(config: StudyConfig, *, dtype: torch.dtype | None = None) -> St
         config: the study.
         dtype: compute type already chosen; by default the configuration's, or the faster one here.
 
+    Returns:
+        The context; its configuration names the device of the study.
+
     Raises:
         DataError: the data cannot be used.
         ModelError: the model cannot be used.
+        ResourceError: the device asked for is not there.
     """
+    config = config.model_copy(update={"engine": settled_device(config.engine)})
     data = load_dataset(config.data)
-    chosen = dtype if dtype is not None else choose_dtype(config.model)
+    chosen = dtype if dtype is not None else choose_dtype(config.model, config.engine)
     base = load_base(config.model.id, revision=config.model.revision, dtype=chosen)
     limit = config.model.max_length or _DEFAULT_LENGTH
     return StudyContext(

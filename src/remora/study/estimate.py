@@ -89,7 +89,7 @@ def _peak_bytes(context: StudyContext, rows: Sequence[StudyRow], workers: int) -
     size = torch.empty(0, dtype=base.dtype).element_size()
     config = base.config
     kept = 20 * config.hidden_size * config.num_hidden_layers * size
-    activations = context.config.engine.tokens_per_pass * kept
+    activations = context.config.engine.pass_tokens * kept
     private = 16 * base.num_params if any(row.method is not None and not row.method.shares_base for row in rows) else 0
     return workers * (_PROCESS_BYTES + base.num_params * size + activations + private)
 

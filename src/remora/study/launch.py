@@ -41,13 +41,16 @@ class _Worker:
     """One worker process and the pack it has."""
 
     def __init__(
-        self, run_dir: Path, number: int, threads: int, events: "queue.Queue[tuple[_Worker, Event | None]]"
+        self, run_dir: Path, number: int, threads: int, gpus: bool, events: "queue.Queue[tuple[_Worker, Event | None]]"
     ) -> None:
         self.pack: PlannedPack | None = None
         self.ready = False
         self.log: list[str] = []
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "remora.study.worker", str(run_dir), "--threads", str(threads)],
+            [
+                *(sys.executable, "-m", "remora.study.worker", str(run_dir), "--threads", str(threads)),
+                *(("--gpu", str(number)) if gpus else ()),
+            ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -92,12 +95,14 @@ class Workers:
         run_dir: of the study.
         count: most processes.
         threads: of each process.
+        gpus: whether each process has a GPU of its own.
     """
 
-    def __init__(self, run_dir: Path, count: int, threads: int) -> None:
+    def __init__(self, run_dir: Path, count: int, threads: int, *, gpus: bool = False) -> None:
         self._run_dir = run_dir
         self._count = count
         self._threads = threads
+        self._gpus = gpus
         self._events: queue.Queue[tuple[_Worker, Event | None]] = queue.Queue()
         self._workers: list[_Worker] = []
 
@@ -194,7 +199,9 @@ class Workers:
                 on_event(event)
 
     def _start(self) -> None:
-        self._workers.append(_Worker(self._run_dir, len(self._workers), self._threads, self._events))
+        taken = {worker.number for worker in self._workers}
+        number = min(set(range(len(taken) + 1)) - taken)  # of one that died: its GPU is free
+        self._workers.append(_Worker(self._run_dir, number, self._threads, self._gpus, self._events))
 
     def _bury(self, worker: _Worker) -> None:
         worker.process.wait()
@@ -205,13 +212,15 @@ def _last(lines: Sequence[str]) -> str:
     return lines[-1] if lines else ""
 
 
-def shares(cores: int, packs: int, configured: Mapping[str, int | None]) -> tuple[int, int]:
+def shares(cores: int, packs: int, configured: Mapping[str, int | None], gpus: int | None = None) -> tuple[int, int]:
     """How many processes and how many threads each: one thread per process as soon as there are packs for every core.
 
     Args:
         cores: of the machine.
         packs: of the largest stage.
         configured: ``workers`` and ``threads``, None where the machine decides.
+        gpus: of the machine, in a study on GPUs: each worker has one, two would only share it.
     """
-    workers = configured["workers"] or max(1, min(cores, packs))
+    workers = configured["workers"] or max(1, min(cores if gpus is None else gpus, packs))
+    workers = workers if gpus is None else min(workers, gpus)
     return workers, configured["threads"] or max(1, cores // workers)

@@ -11,7 +11,8 @@ from pathlib import Path
 import psutil
 import torch
 
-from remora.config.schema import ModelConfig
+from remora.config.schema import EngineConfig, ModelConfig
+from remora.errors import ResourceError
 from remora.native import kernels
 from remora.results.schema import Machine
 
@@ -43,12 +44,38 @@ def product_rate(dtype: torch.dtype, seconds: float = 0.15) -> float:
         torch.set_num_threads(threads)
 
 
-def choose_dtype(config: ModelConfig) -> torch.dtype:
-    """The type in which the base is stored and computed: as configured, else by a short measurement."""
+def settled_device(engine: EngineConfig) -> EngineConfig:
+    """The same settings with the device named.
+
+    Raises:
+        ResourceError: a CUDA device was asked for and there is none.
+    """
+    there = torch.cuda.is_available()
+    if engine.device == "cuda" and not there:
+        build = "" if torch.version.cuda else " (this torch is built without CUDA)"
+        raise ResourceError(f"engine.device is cuda, but torch finds no CUDA device{build}", "set engine.device=cpu")
+    if engine.device != "auto":
+        return engine
+    return engine.model_copy(update={"device": "cuda" if there else "cpu"})
+
+
+def compute_device(engine: EngineConfig) -> torch.device:
+    """The device of a process that trains: this process's current GPU, or the CPU."""
+    device = settled_device(engine).device
+    return torch.device("cuda", torch.cuda.current_device()) if device == "cuda" else torch.device("cpu")
+
+
+def num_gpus(engine: EngineConfig) -> int | None:
+    """GPUs that a study may use; None when it runs on the CPU."""
+    return torch.cuda.device_count() if settled_device(engine).device == "cuda" else None
+
+
+def choose_dtype(config: ModelConfig, engine: EngineConfig) -> torch.dtype:
+    """The type in which the base is stored and computed: as configured, else what suits the device."""
     named = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
     if config.dtype != "auto":
         return named[config.dtype]
-    if torch.cuda.is_available():
+    if settled_device(engine).device == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
     faster = product_rate(torch.bfloat16) > _GAIN * product_rate(torch.float32)
     return torch.bfloat16 if faster else torch.float32
@@ -59,16 +86,17 @@ def dtype_name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def describe_machine(dtype: torch.dtype) -> Machine:
-    """The machine in general terms: no host name, no path."""
+def describe_machine(dtype: torch.dtype, engine: EngineConfig) -> Machine:
+    """The machine in general terms, as far as a study used it: no host name, no path."""
+    gpus = num_gpus(engine)
     return Machine(
         cpu=_cpu_name(),
         cores=available_cores(),
         memory_gb=round(psutil.virtual_memory().total / 2**30, 1),
         torch=torch.__version__,
         dtype=dtype_name(dtype),
-        accelerator=torch.cuda.get_device_name(0) if torch.cuda.is_available() else None,
-        kernels=kernels.status()[0],
+        accelerator=torch.cuda.get_device_name(0) if gpus else None,
+        kernels=kernels.status()[0] and not gpus,
     )
 
 

@@ -11,8 +11,9 @@ from remora.study.trials import PlannedTrial
 LONE_PARTS = 2
 """Passes of a trial that has the machine to itself; fixed, as the sums of gradients depend on it."""
 
-_MOST_LANES = 4
-"""So that even eight trials make two packs: the plan must not depend on the number of workers, yet feed two."""
+_MOST_LANES = {"cpu": 4, "cuda": 64}
+"""On a CPU even eight trials make two packs: the plan must not depend on the number of workers, yet feed two. Small
+models on a GPU wait for the host to launch work, which many lanes share."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,10 +34,11 @@ class PlannedPack:
 
 
 def lanes_per_pack(engine: EngineConfig, batch_size: int, mean_tokens: float) -> int:
-    """Lanes that fill one pass: beyond that, joining stops paying on a CPU."""
+    """Lanes that fill one pass: beyond that, joining stops paying."""
     if engine.lanes is not None:
         return engine.lanes
-    return max(1, min(_MOST_LANES, round(engine.tokens_per_pass / (batch_size * mean_tokens))))
+    most = _MOST_LANES["cuda" if engine.device == "cuda" else "cpu"]
+    return max(1, min(most, round(engine.pass_tokens / (batch_size * mean_tokens))))
 
 
 def plan_packs(trials: Sequence[PlannedTrial], slots: int) -> tuple[PlannedPack, ...]:

@@ -16,6 +16,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from remora.results.schema import MemoryBreakdown, RowCost
 from remora.study.launch import worker_environment
 from remora.study.machine import give_memory_back
@@ -67,19 +69,19 @@ class _Clock:
 
 def _solo(run_dir: Path, threads: int, trial: PlannedTrial) -> RowCost:
     import numpy as np
-    import torch
 
     from remora.config.load import read_study
     from remora.engine.driver import Driver
     from remora.engine.loop import run_pack
     from remora.engine.trial import Examples
     from remora.study.context import open_context
-    from remora.study.machine import settle
+    from remora.study.machine import compute_device, settle
     from remora.study.packs import LONE_PARTS
 
     torch.set_num_threads(threads)
     config = read_study(run_dir / "study.yaml")
     context = open_context(config)
+    on_device = context.base_on(compute_device(config.engine))
     data = context.trial_data()
     batch = trial.spec.batch_size
 
@@ -98,18 +100,19 @@ def _solo(run_dir: Path, threads: int, trial: PlannedTrial) -> RowCost:
     )
     clock = _Clock()
     settle()
-    _reset_peak()
-    with Driver(context.base) as driver:
+    _reset_peak(on_device.device)
+    with Driver(on_device) as driver:
         (outcome,) = run_pack(
             driver,
             replace(data, split=few),
             [spec],
             slots=1,
             parts=LONE_PARTS,
-            tokens_per_pass=config.engine.tokens_per_pass,
+            tokens_per_pass=config.engine.pass_tokens,
+            read_every=1,
             events=clock,
         )
-    peak = _peak_bytes()
+    peak = _peak_bytes(on_device.device)
     steps = [after - before for before, after in zip(clock.times[:-1], clock.times[1:], strict=True)][_WARM_UP:]
     if not steps:
         return RowCost()
@@ -131,14 +134,19 @@ def _solo(run_dir: Path, threads: int, trial: PlannedTrial) -> RowCost:
     )
 
 
-def _reset_peak() -> None:
-    """Give freed memory back and start the high-water mark anew, so that loading does not count (Linux only)."""
+def _reset_peak(device: torch.device) -> None:
+    """Give freed memory back and start the high-water mark anew, so that loading does not count (Linux and CUDA)."""
     give_memory_back()
-    if sys.platform == "linux":
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    elif sys.platform == "linux":
         Path("/proc/self/clear_refs").write_text("5")
 
 
-def _peak_bytes() -> int:
+def _peak_bytes(device: torch.device) -> int:
+    """CUDA: the most that tensors took; otherwise the most that the process took."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
     if sys.platform == "linux":
         for line in Path("/proc/self/status").read_text().splitlines():
             if line.startswith("VmHWM:"):

@@ -67,6 +67,8 @@ class TrialMaker:
             "dtype": dtype_name(base.dtype),
             "max_length": context.max_length,
         }
+        if context.config.engine.device == "cuda":
+            self._fixed["device"] = "cuda"  # its own kernels and sums; left out on a CPU, whose trials keep their names
 
     def tuning(self, row: StudyRow) -> tuple[PlannedTrial, ...]:
         """One trial per learning rate, scored on validation only; none where there is nothing to choose."""

@@ -56,7 +56,7 @@ class _Reporter:
         self._say({"event": "epoch", "trial": spec.id, "step": point.step, "metric": metric, "loss": point.train_loss})
 
 
-def work(run_dir: Path, threads: int, jobs: Any, say: Say) -> None:
+def work(run_dir: Path, threads: int, jobs: Any, say: Say, gpu: int | None = None) -> None:
     """Train packs until there are no more.
 
     Args:
@@ -64,6 +64,7 @@ def work(run_dir: Path, threads: int, jobs: Any, say: Say) -> None:
         threads: of this process.
         jobs: lines of JSON, one pack each.
         say: sends an event to the coordinator.
+        gpu: its number, in a study on GPUs.
     """
     import torch
 
@@ -72,18 +73,21 @@ def work(run_dir: Path, threads: int, jobs: Any, say: Say) -> None:
     from remora.engine.loop import run_pack
     from remora.results.schema import Pack
     from remora.study.context import open_context
-    from remora.study.machine import give_memory_back, settle
+    from remora.study.machine import compute_device, give_memory_back, settle
     from remora.study.record import record_failure, record_outcome
     from remora.study.trials import PlannedTrial
 
     torch.set_num_threads(threads)
+    if gpu is not None:
+        torch.cuda.set_device(gpu)
     config = read_study(run_dir / "study.yaml")
     context = open_context(config)
+    base = context.base_on(compute_device(config.engine))
     data = context.trial_data()
     before = context.base.sha256
     settle()
     say({"event": "ready"})
-    with Driver(context.base) as driver:
+    with Driver(base) as driver:
         for line in jobs:
             job = json.loads(line)
             trials = [PlannedTrial.from_json(values) for values in job["trials"]]
@@ -97,7 +101,7 @@ def work(run_dir: Path, threads: int, jobs: Any, say: Say) -> None:
                     [trial.spec for trial in trials],
                     slots=job["slots"],
                     parts=job["parts"],
-                    tokens_per_pass=config.engine.tokens_per_pass,
+                    tokens_per_pass=config.engine.pass_tokens,
                     events=reporter,
                 )
                 for outcome in outcomes:
@@ -114,7 +118,7 @@ def work(run_dir: Path, threads: int, jobs: Any, say: Say) -> None:
                     say({"event": "finished", "trial": trial.spec.id, "status": "failed", "metric": None})
             give_memory_back()
             say({"event": "pack", "pack": job["pack"]})
-    if context.base.hash() != before:
+    if base.hash() != before:
         raise AssertionError("the base model was changed by training")
 
 
@@ -123,6 +127,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="remora.study.worker")
     parser.add_argument("run_dir", type=Path)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--gpu", type=int)
     given = parser.parse_args(arguments)
     out = os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1)
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # whatever libraries print must not mix with the events
@@ -130,7 +135,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     def say(event: dict[str, Any]) -> None:
         out.write(json.dumps(event) + "\n")
 
-    work(given.run_dir, given.threads, sys.stdin, say)
+    work(given.run_dir, given.threads, sys.stdin, say, given.gpu)
 
 
 if __name__ == "__main__":
