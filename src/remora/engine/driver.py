@@ -6,6 +6,7 @@ up the current pass, and closing the driver takes them away again.
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -57,6 +58,7 @@ class _Running(CurrentPass):
     Args:
         users: the lanes attached at a module, with their sites.
         calls: of each module in this pass so far.
+        notes: of each lane's method, from one site of the pass to a later one.
         read_S: the rows to go on with after the last layer's attention; None for all.
     """
 
@@ -64,6 +66,7 @@ class _Running(CurrentPass):
         self.read_S: Tensor | None = None
         self.users: dict[str, list[tuple[int, Site, AdapterTensors]]] = {}
         self.calls: dict[str, int] = {}
+        self.notes: dict[int, dict[str, Tensor]] = {}
 
 
 class Driver:
@@ -206,7 +209,7 @@ class Driver:
         """
         assert len(adapters) == len(layout.lane_rows)
         current = self._current
-        current.users, current.calls = {}, {}
+        current.users, current.calls, current.notes = {}, {}, {}
         for lane, adapter in enumerate(adapters):
             for site in adapter.sites if adapter is not None else ():
                 assert adapter is not None
@@ -232,7 +235,7 @@ class Driver:
             else:
                 output = self._call(params, keywords)
         finally:
-            current.users = {}
+            current.users, current.notes = {}, {}
             current.layout = None
         hidden: Tensor = output.last_hidden_state
         return hidden.reshape(-1, hidden.shape[-1])
@@ -363,6 +366,8 @@ class Driver:
         rows: dict[int, slice] = {}
         shared = self._on_shared(users[0][1])
         for lane, site, adapter in users:
+            if adapter.method.transforms(site):
+                continue
             change = adapter.method.change(adapter.at(site), site, self.site_weights(site))
             if site.is_part:
                 change = widen(change, self._columns(site, out_features), out_features)
@@ -377,6 +382,8 @@ class Driver:
         ]
         bias = module.get_parameter("bias") if users[0][1].bias else None
         y = changed_linear(flat, weight.T if transposed else weight, bias, changes, layout)
+        transforming = [user for user in users if user[2].method.transforms(user[1])]
+        y = self._transformed(transforming, flat, y, shared) if transforming else y
         return y.view(*x.shape[:-1], out_features)
 
     def _transform(
@@ -389,31 +396,50 @@ class Driver:
         output = original(*args, **keywords)
         y: Tensor = output[0] if isinstance(output, tuple) else output
         x: Tensor = args[0] if args else next(iter(keywords.values()))
-        layout = self._layout()
         x_flat = x.reshape(-1) if x.ndim == y.ndim - 1 else x.reshape(-1, x.shape[-1])
         y_flat = y.reshape(-1, y.shape[-1])
+        changed = self._transformed(users, x_flat, y_flat, self._on_shared(users[0][1])).view(y.shape)
+        return (changed, *output[1:]) if isinstance(output, tuple) else changed
+
+    def _transformed(
+        self, users: list[tuple[int, Site, AdapterTensors]], x_TD: Tensor, y_TO: Tensor, shared: bool
+    ) -> Tensor:
+        """A module's output with the rows of the lanes that transform it replaced, lane by lane."""
+        layout = self._layout()
+        key = layout.dropout.site(f"{users[0][1].module}.transform") if layout.training else 0
         pieces: list[Tensor] = []
         at = 0
-        shared = self._on_shared(users[0][1])
-        for lane, site, adapter in users:
-            rows = self._rows(site, y_flat.shape[0], lane, shared)
+        for lane, own in groupby(users, key=lambda user: user[0]):
+            rows = self._rows(users[0][1], y_TO.shape[0], lane, shared)
             if rows.start > at:
-                pieces.append(y_flat[at : rows.start])
-            virtual = None if layout.virtual_T is None or shared else layout.virtual_T[rows]
-            changed = adapter.method.transform(
-                adapter.at(site),
-                site,
-                self.site_weights(site),
-                x_flat[rows],
-                y_flat[rows],
-                Rows(virtual_T=virtual, training=layout.training),
-            )
-            pieces.append(changed.to(y.dtype))
+                pieces.append(y_TO[at : rows.start])
+            piece = y_TO[rows]
+            known = self._known(lane, rows, key, shared)
+            for _, site, adapter in own:
+                columns = torch.arange(piece.shape[1], device=piece.device)[site.rows()] if site.is_part else None
+                y = piece if columns is None else piece.index_select(1, columns)
+                state, weights = adapter.at(site), self.site_weights(site)
+                y = adapter.method.transform(state, site, weights, x_TD[rows], y, known).to(piece.dtype)
+                piece = y if columns is None else piece.index_copy(1, columns, y)
+            pieces.append(piece)
             at = rows.stop
-        if at < y_flat.shape[0]:
-            pieces.append(y_flat[at:])
-        changed = torch.cat(pieces).view(y.shape) if len(pieces) > 1 else pieces[0].view(y.shape)
-        return (changed, *output[1:]) if isinstance(output, tuple) else changed
+        if at < y_TO.shape[0]:
+            pieces.append(y_TO[at:])
+        return torch.cat(pieces) if len(pieces) > 1 else pieces[0]
+
+    def _known(self, lane: int, rows: slice, key: int, shared: bool) -> Rows:
+        """What a lane's method may know at one call of a module; `key` is that of the call's dropout."""
+        layout = self._layout()
+
+        def dropout(x: Tensor, rate: float) -> Tensor:
+            if not layout.training or rate == 0:
+                return x
+            keys = layout.dropout.shared_keys(key, x.shape[:1]) if shared else layout.dropout.keys(key, rows)
+            return drop(x, keep_mask(keys, x.shape[1], rate), rate)
+
+        virtual = None if layout.virtual_T is None or shared else layout.virtual_T[rows]
+        notes = self._current.notes.setdefault(lane, {})
+        return Rows(virtual_T=virtual, training=layout.training, dropout=dropout, notes=notes)
 
 
 def _activation_forward(original: Forward, kernel: str) -> Forward:

@@ -1,8 +1,9 @@
 """What a fine-tuning method is: its settings, its trained tensors, and what it does at a site of the frozen base.
 
 A method never sees the training loop. At a linear site it declares a `LinearChange`, which the engine evaluates for all
-lanes of a pass at once; at any other site it transforms the rows of its own lane. Everything else (which tensors carry
-weight decay, a penalty, something to do before or after an optimizer step) is a hook with a neutral default.
+lanes of a pass at once; at any other site, and at a linear one where it asks for that, it transforms the rows of its
+own lane. Everything else (which tensors carry weight decay, a penalty, something to do before or after an optimizer
+step) is a hook with a neutral default.
 
 Shapes: T rows, D in_features, O out_features, R rank.
 """
@@ -130,10 +131,15 @@ class Rows:
     Args:
         virtual_T: (T,) index of the virtual token a row stands for, -1 on real tokens; None when the lane has none.
         training: whether this is a training pass.
+        dropout: x (T, any) and a rate -> x with elements dropped, in training only. Its masks belong to this call of
+            the site, so that a second tensor of the same width gets the same ones.
+        notes: what the lane's method left at sites that ran before in this pass, by names of its own.
     """
 
     virtual_T: Tensor | None
     training: bool
+    dropout: Callable[[Tensor, float], Tensor]
+    notes: dict[str, Tensor]
 
 
 @dataclass(kw_only=True)
@@ -235,10 +241,14 @@ class Method:
         """The change of a linear site; `state` holds trained, frozen and shared tensors by name."""
         raise AssertionError(f"{self.name} has no linear form at {site.name}")
 
+    def transforms(self, site: Site) -> bool:
+        """Whether it acts at a site by `transform`; where that is a linear layer, `change` is not asked then."""
+        return site.kind != "linear"
+
     def transform(
         self, state: Tensors, site: Site, base: SiteWeights, x_TD: Tensor, y_TD: Tensor, rows: Rows
     ) -> Tensor:
-        """The new output (T, D) of a norm, embedding or block site from its input and the base's output `y_TD`."""
+        """The new output of a site, of the shape of `y_TD`, from its input `x_TD` and the base's output `y_TD`."""
         raise AssertionError(f"{self.name} does not act on {site.name}")
 
     # --- how it is trained
