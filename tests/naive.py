@@ -16,7 +16,8 @@ from remora.models.base import Base
 from remora.models.heads import HeadTemplate
 from remora.models.sites import Site
 
-# (settings, tensors of the site, weight (O, D), bias (O,) or None, x, whether the site is a feed-forward one) -> y
+# (settings, tensors of the site, weight (O, D), bias (O,) or None, x, whether the site is a feed-forward one) -> y.
+# Beside the tensors stand the inputs of sites that ran before, by their portable names.
 Formula = Callable[[Mapping[str, Any], Mapping[str, Tensor], Tensor, Tensor | None, Tensor, bool], Tensor]
 
 
@@ -50,6 +51,23 @@ def _bitfit(settings, p, W, b, x, ffn):
     return F.linear(x, W, p["bias"] if b is None else b + p["bias"])
 
 
+_NONLINEAR = {"relu": torch.relu, "gelu": lambda x: x * 0.5 * (1 + torch.erf(x / math.sqrt(2))), "silu": F.silu}
+
+
+def _bottleneck(settings, p, x):
+    return _NONLINEAR[settings["activation"]](x @ p["down"].T + p["down_bias"]) @ p["up"].T + p["up_bias"]
+
+
+def _serial(settings, p, W, b, x, ffn):
+    y = F.linear(x, W, b)
+    return y + _bottleneck(settings, p, y)
+
+
+def _parallel(settings, p, W, b, x, ffn):
+    y = F.linear(x, W, b)
+    return y + settings["scale"] * _bottleneck(settings, p, p["ffn.up"]) if ffn else y
+
+
 LINEAR: dict[str, Formula] = {
     "lora": _lora,
     "lora-plus": _lora,
@@ -59,12 +77,15 @@ LINEAR: dict[str, Formula] = {
     "vera": _vera,
     "ia3": _ia3,
     "bitfit": _bitfit,
+    "adapter-houlsby": _serial,
+    "adapter-pfeiffer": _serial,
+    "adapter-parallel": _parallel,
 }
 
 
 def trained_numbers(method: str, settings: Mapping[str, Any], sites: tuple[Site, ...]) -> int:
     """How many numbers a method trains, from its paper."""
-    rank = settings.get("rank", 0)
+    rank, inside = settings.get("rank", 0), settings.get("bottleneck", 0)
     total = 0
     for site in sites:
         inputs, outputs = site.in_features, site.out_features
@@ -77,6 +98,9 @@ def trained_numbers(method: str, settings: Mapping[str, Any], sites: tuple[Site,
             "vera": rank + outputs,
             "ia3": inputs if site.name == "ffn.down" else outputs,
             "bitfit": outputs,
+            "adapter-houlsby": (2 * inside + 1) * outputs + inside,
+            "adapter-pfeiffer": (2 * inside + 1) * outputs + inside,
+            "adapter-parallel": (2 * inside + 1) * outputs + inside if site.name == "ffn.down" else 0,
             "prompt-tuning": settings.get("num_virtual_tokens", 0) * outputs,
         }[method]
     return total
@@ -110,10 +134,11 @@ def logits(
     if method.name == "prompt-tuning":
         return _with_prompt(model, base, tensors, head_params, inputs)
     undo = []
+    inputs_at: dict[str, Tensor] = {}
     for name, users in by_module.items():
         module = modules[name]
         undo.append((module, module.forward))
-        module.forward = _changed(module, users, method.name, settings, tensors)  # type: ignore[method-assign]
+        module.forward = _changed(module, users, method.name, settings, tensors, inputs_at)  # type: ignore[method-assign]
     try:
         replaced = {name: value for name, value in head_params.items() if name in dict(model.named_parameters())}
         return torch.func.functional_call(model, replaced, kwargs=inputs).logits
@@ -123,7 +148,12 @@ def logits(
 
 
 def _changed(
-    module: nn.Module, sites: list[Site], name: str, settings: Mapping[str, Any], tensors: Mapping[str, Tensor]
+    module: nn.Module,
+    sites: list[Site],
+    name: str,
+    settings: Mapping[str, Any],
+    tensors: Mapping[str, Tensor],
+    inputs_at: dict[str, Tensor],
 ) -> Callable[[Tensor], Tensor]:
     original = module.forward
 
@@ -134,9 +164,11 @@ def _changed(
         weight = module.weight.t() if sites[0].transposed else module.weight
         pieces = y.clone()
         for site in sites:
+            inputs_at[site.name] = x
             prefix = f"{site.id}."
             own = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
             own |= {key: value for key, value in tensors.items() if "." not in key}
+            own |= inputs_at
             rows = site.rows()
             bias = None if not site.bias else module.bias[rows]
             pieces[..., rows] = LINEAR[name](settings, own, weight[rows], bias, x, site.name == "ffn.down")

@@ -36,7 +36,8 @@ INFO = AdapterInfo(
     metric="accuracy",
     max_length=32,
 )
-NO_PEFT_FORM = {"full", "head"}
+WHOLE = {"full", "head"}
+"""Not adapters: an ordinary checkpoint, or the base itself with a head."""
 
 
 @cache
@@ -79,7 +80,7 @@ def test_peft_loads_it_and_agrees(arch: str, case: Case, tmp_path: Path) -> None
     base, outcome, _ = saved(arch, case, folder)
     has_form = (folder / PEFT_CONFIG).is_file()
     # peft's BEFT takes no Conv1D, which is what GPT-2 is made of
-    assert has_form == (case.name not in NO_PEFT_FORM and (case.name, arch) != ("bitfit", "gpt2"))
+    assert has_form == (case.cls.peft_type is not None and (case.name, arch) != ("bitfit", "gpt2"))
     if not has_form:
         return
     model = tiny_hf(arch)
@@ -93,7 +94,7 @@ def test_peft_loads_it_and_agrees(arch: str, case: Case, tmp_path: Path) -> None
 def test_merged_equals_unmerged(arch: str, case: Case, tmp_path: Path) -> None:
     base, outcome, predictor = saved(arch, case, tmp_path / "adapter")
     lacks_biases = case.name == "bitfit" and arch == "llama"
-    if lacks_biases or not (case.cls.mergeable or case.name in NO_PEFT_FORM):
+    if lacks_biases or not (case.cls.mergeable or case.name in WHOLE):
         with pytest.raises(AdapterError, match="cannot be merged"):
             merged_tensors(base, predictor.loaded)
         return

@@ -168,6 +168,8 @@ READING = {
     "ia3": {},
     "bitfit": {},
     "prompt-tuning": {"num_virtual_tokens": 3},
+    "adapter-houlsby": {"bottleneck": 4, "dropout": 0.3},
+    "adapter-parallel": {"bottleneck": 4, "dropout": 0.3},
 }
 
 
