@@ -33,8 +33,14 @@ def fresh_adapter(method: Method, driver: Driver, seed: int = 0) -> AdapterTenso
 
 def rows_read(driver: Driver, examples: Examples, adapter: AdapterTensors | None) -> Tensor:
     """(n, D) rows that the head reads."""
-    num = 0 if adapter is None else adapter.method.num_virtual_tokens
-    batch = LaneBatch(ids=examples.ids, type_ids=examples.type_ids, index=range(len(examples)), num_virtual=num)
+    total, prefix = (0, 0) if adapter is None else (adapter.method.num_virtual_tokens, adapter.method.num_prefix_tokens)
+    batch = LaneBatch(
+        ids=examples.ids,
+        type_ids=examples.type_ids,
+        index=range(len(examples)),
+        num_virtual=total - prefix,
+        num_prefix=prefix,
+    )
     layout = driver.lay_out([batch], training=False)
     with torch.no_grad():
         return pooled_rows(driver.forward(layout, [adapter]), layout, driver.base.pooling)[0]

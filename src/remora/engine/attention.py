@@ -10,7 +10,7 @@ N sequences of a bucket, L its length.
 """
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -272,10 +272,42 @@ def attend(q_THF: Tensor, k_TKF: Tensor, v_TKF: Tensor, layout: Layout, rule: At
     return (_NativeAttend if native else _Attend).apply(q_THF, k_TKF, v_TKF, layout, rule, site)
 
 
+Prefixes = Mapping[int, tuple[Tensor, Tensor]]
+"""Keys and values that lanes bring to an attention module, (n, K, F) or (S, n, K, F), by the lane's number."""
+
+
+def attend_with_prefixes(
+    q_THF: Tensor, k_TKF: Tensor, v_TKF: Tensor, prefixes: Prefixes, layout: Layout, rule: AttentionRule, name: str
+) -> Tensor:
+    """As `attend`, with keys and values before those of each sequence of some lanes, as a cache would hold them.
+
+    Windows and causality see them at the places 0 .. n-1 of a sequence, the sequence's own rows after them.
+    """
+    wide = layout.prefixed
+    if wide is None:
+        assert not prefixes, f"the pass has no room for the keys and values given at {name}"
+        return attend(q_THF, k_TKF, v_TKF, layout, rule, name)
+    assert set(prefixes) == set(wide.num_sequences), f"every lane with a prefix must give one at {name}"
+
+    def widened(x_TKF: Tensor, part: int) -> Tensor:
+        given = [x_TKF]
+        for lane, num in wide.num_sequences.items():
+            extra = prefixes[lane][part].to(x_TKF.dtype)
+            given.append(extra.expand(num, *extra.shape[-3:]).flatten(0, 1))
+        return torch.cat(given).index_select(0, wide.key_T)
+
+    rows = (q_THF.index_select(0, wide.query_T), widened(k_TKF, 0), widened(v_TKF, 1))
+    return attend(*rows, wide.layout, rule, name).index_select(0, wide.real_T)
+
+
 class CurrentPass(threading.local):
     """The pass this thread is running; attention looks it up here, as transformers hands it no such thing."""
 
     layout: Layout | None = None
+
+    def prefixes(self, module: str) -> Prefixes:
+        """What lanes bring to the attention module of that name."""
+        return {}
 
 
 _CURRENT: dict[int, tuple[CurrentPass, str]] = {}
@@ -329,7 +361,7 @@ def packed_attention(
         causal=bool(getattr(module, "is_causal", False) if is_causal is None else is_causal),
     )
     rows = (query[0].transpose(0, 1), key[0].transpose(0, 1), value[0].transpose(0, 1))
-    return attend(*rows, current.layout, rule, name)[None], None
+    return attend_with_prefixes(*rows, current.prefixes(name), current.layout, rule, name)[None], None
 
 
 def register() -> None:

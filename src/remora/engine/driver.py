@@ -16,7 +16,7 @@ from torch.overrides import TorchFunctionMode
 
 from remora.engine import attention
 from remora.engine.activations import activate, kernel_name
-from remora.engine.attention import CurrentPass, probs_counters
+from remora.engine.attention import CurrentPass, Prefixes, probs_counters
 from remora.engine.dropout import drop, keep_mask
 from remora.engine.layout import LaneBatch, Layout, build_layout
 from remora.engine.linear import LaneChange, changed_linear, join, widen
@@ -59,14 +59,20 @@ class _Running(CurrentPass):
         users: the lanes attached at a module, with their sites.
         calls: of each module in this pass so far.
         notes: of each lane's method, from one site of the pass to a later one.
+        prefixes: gives what lanes bring to an attention module.
         read_S: the rows to go on with after the last layer's attention; None for all.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, prefixes: Callable[[str], Prefixes]) -> None:
+        self._prefixes = prefixes
         self.read_S: Tensor | None = None
         self.users: dict[str, list[tuple[int, Site, AdapterTensors]]] = {}
         self.calls: dict[str, int] = {}
         self.notes: dict[int, dict[str, Tensor]] = {}
+
+    def prefixes(self, module: str) -> Prefixes:
+        """What lanes bring to an attention module."""
+        return self._prefixes(module)
 
 
 class Driver:
@@ -79,7 +85,7 @@ class Driver:
     def __init__(self, base: Base) -> None:
         self.base = base
         self.device = base.device
-        self._current = _Running()
+        self._current = _Running(self._prefixes)
         self._modules = dict(base.model.named_modules())
         self._installed: set[str] = set()
         self._installing = threading.Lock()
@@ -214,7 +220,8 @@ class Driver:
             for site in adapter.sites if adapter is not None else ():
                 assert adapter is not None
                 current.users.setdefault(site.module, []).append((lane, site, adapter))
-                self._install(site)
+                if site.kind != "kv":
+                    self._install(site)
         current.layout = layout
         model = self.base.model
         if model.training != layout.training:
@@ -309,6 +316,13 @@ class Driver:
             return self.dropout(x, name, module.p) if self._layout().training and module.p > 0 else x
 
         return forward
+
+    def _prefixes(self, module: str) -> Prefixes:
+        given: dict[int, tuple[Tensor, Tensor]] = {}
+        for lane, site, adapter in self._current.users.get(module, ()):
+            known = self._known(lane, self._layout().lane_rows[lane], key=0, shared=False)
+            given[lane] = adapter.method.prefix(adapter.at(site), site, known)
+        return given
 
     def _install(self, site: Site) -> None:
         with self._installing:

@@ -71,11 +71,13 @@ def _pass(
     params: Mapping[str, Tensor] | None = None,
     enter: Enter | None = None,
 ) -> Tensor:
+    total, prefix = (0, 0) if adapter is None else (adapter.method.num_virtual_tokens, adapter.method.num_prefix_tokens)
     batch = LaneBatch(
         ids=[examples.ids[i] for i in chosen],
         type_ids=[examples.type_ids[i] for i in chosen],
         index=range(len(chosen)),
-        num_virtual=0 if adapter is None else adapter.method.num_virtual_tokens,
+        num_virtual=total - prefix,
+        num_prefix=prefix,
     )
     layout = driver.lay_out([batch], training=False)
     return driver.read(layout, [adapter], params, None if enter is None else enter(chosen, layout))[0]

@@ -163,7 +163,8 @@ class Lane:
             ids=[examples.ids[i] for i in chosen],
             type_ids=[examples.type_ids[i] for i in chosen],
             index=index.tolist(),
-            num_virtual=self.room,
+            num_virtual=self.room - self.method.num_prefix_tokens,
+            num_prefix=self.method.num_prefix_tokens,
             dropout_key=dropout_key,
             base_dropout=self.base_dropout,
         )

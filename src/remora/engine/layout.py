@@ -29,6 +29,7 @@ class LaneBatch:
         type_ids: segment ids per sequence (all zero where the tokenizer gives none).
         index: number of each sequence within the lane's whole batch (dropout masks are keyed by it).
         num_virtual: rows put before each sequence for virtual tokens.
+        num_prefix: keys and values put before each sequence in attention alone; positions start after them.
         dropout_key: of (trial, step, forward number).
         base_dropout: whether the base's own dropout is active.
     """
@@ -37,6 +38,7 @@ class LaneBatch:
     type_ids: Sequence[np.ndarray]
     index: Sequence[int]
     num_virtual: int = 0
+    num_prefix: int = 0
     dropout_key: int = 0
     base_dropout: bool = True
 
@@ -49,6 +51,25 @@ class Bucket:
     lengths_N: Tensor
     real_NL: Tensor
     full: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prefixed:
+    """A packed pass as attention sees it where lanes bring keys and values: with rows for them before each sequence.
+
+    Args:
+        layout: of all these rows.
+        query_T: the pass's row at each of them; before a sequence its first row, whose second result nobody reads.
+        key_T: the row at each of them among the pass's rows and then all prefixes, sequence by sequence.
+        real_T: where the pass's rows lie among them.
+        num_sequences: of each lane that has a prefix.
+    """
+
+    layout: "Layout"
+    query_T: Tensor
+    key_T: Tensor
+    real_T: Tensor
+    num_sequences: dict[int, int]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +101,7 @@ class Layout:
     longest: int
     dropout: DropoutKeys
     training: bool
+    prefixed: Prefixed | None = None
 
     @property
     def num_rows(self) -> int:
@@ -102,6 +124,7 @@ class Layout:
             buckets=(),
             unbucket_T=None,
             dropout=self.dropout.narrowed(rows_S),
+            prefixed=None,
         )
 
 
@@ -164,9 +187,10 @@ def build_layout(
     virtual_T = None
     if virtual_S.any():
         virtual_T = to_device(np.where(position < virtual_S[sequence], position, -1), device)
-    padded_position = np.minimum(position, lengths[sequence] - 1)
+    prefix_S = np.repeat([batch.num_prefix for batch in batches], [len(batch.ids) for batch in batches])
+    padded_position = np.minimum(position, lengths[sequence] - 1) + prefix_S[sequence]
     buckets, unbucket = _buckets(starts, lengths, device) if kind == "packed" else ((), None)
-    return Layout(
+    layout = Layout(
         kind=kind,
         input_ids=rows(ids, pad_id),
         position_ids=to_device(padded_position + position_offset, device).view(shape),
@@ -187,6 +211,46 @@ def build_layout(
         longest=width,
         dropout=DropoutKeys(to_device(key_T, device), exempt_T, batches[0].dropout_key),
         training=training,
+    )
+    if not prefix_S.any():
+        return layout
+    assert kind == "packed", "attention in the padded layout takes no keys and values from outside"
+    return replace(layout, prefixed=_prefixed(layout, prefix_S, starts, lengths))
+
+
+def _prefixed(layout: Layout, prefix_S: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> Prefixed:
+    """The same pass with `prefix_S[s]` more rows before sequence s."""
+    device, num_rows = layout.input_ids.device, layout.num_rows
+    wide_lengths = prefix_S + lengths
+    wide_starts = np.concatenate([[0], np.cumsum(wide_lengths)[:-1]])
+    sequence = np.repeat(np.arange(len(lengths)), wide_lengths)
+    place = np.arange(len(sequence)) - wide_starts[sequence] - prefix_S[sequence]
+    real = place >= 0
+    query_T = to_device(starts[sequence] + np.maximum(place, 0), device)
+    key = np.where(real, starts[sequence] + place, 0)
+    key[~real] = num_rows + np.arange(int(prefix_S.sum()))
+    buckets, unbucket = _buckets(wide_starts, wide_lengths, device)
+    wide = replace(
+        layout,
+        input_ids=layout.input_ids[:, query_T],
+        position_ids=layout.position_ids[:, query_T],
+        type_ids=layout.type_ids[:, query_T],
+        start_S=to_device(wide_starts, device),
+        length_S=to_device(wide_lengths, device),
+        joints_S=to_device(np.append(wide_starts, len(sequence)).astype(np.int32), device),
+        buckets=buckets,
+        unbucket_T=unbucket,
+        longest=int(wide_lengths.max()),
+        dropout=layout.dropout.narrowed(query_T),
+    )
+    return Prefixed(
+        layout=wide,
+        query_T=query_T,
+        key_T=to_device(key, device),
+        real_T=to_device(np.flatnonzero(real), device),
+        num_sequences={
+            lane: part.stop - part.start for lane, part in enumerate(layout.lane_sequences) if prefix_S[part.start] > 0
+        },
     )
 
 

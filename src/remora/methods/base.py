@@ -224,7 +224,12 @@ class Method:
 
     @property
     def num_virtual_tokens(self) -> int:
-        """Rows put before each sequence; they take their share of the text budget."""
+        """Tokens put before each sequence; they take their share of the text budget."""
+        return 0
+
+    @property
+    def num_prefix_tokens(self) -> int:
+        """How many of the virtual tokens have no rows: they are keys and values that `prefix` gives in every layer."""
         return 0
 
     def shared(self, sites: Sequence[Site]) -> dict[str, Tensor]:
@@ -250,6 +255,15 @@ class Method:
     ) -> Tensor:
         """The new output of a site, of the shape of `y_TD`, from its input `x_TD` and the base's output `y_TD`."""
         raise AssertionError(f"{self.name} does not act on {site.name}")
+
+    def prefix(self, state: Tensors, site: Site, rows: Rows) -> tuple[Tensor, Tensor]:
+        """Keys and values of an ``attention.kv`` site that stand before those of every sequence of the lane.
+
+        Returns:
+            two of (n, heads, features), or (S, n, heads, features) where they differ between the lane's S sequences;
+            n is `num_prefix_tokens`. Keys are taken as they are: rotary positions are not applied to them.
+        """
+        raise AssertionError(f"{self.name} has no keys and values at {site.name}")
 
     # --- how it is trained
 

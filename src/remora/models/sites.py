@@ -150,6 +150,11 @@ def _matching(base: Base, known: tuple[Site, ...], target: str) -> list[Site]:
         found = [site for site in known if site.kind == "linear" and not site.is_part]
     elif target == "norm":
         found = [site for site in known if site.kind == "norm" and site.name not in _OTHER_NORMS]
+    elif target == "attention.kv" and base.arch.layout == "padded":
+        raise ConfigError(
+            f"extra keys and values (prefix tuning and its kin) are not available for {base.name}",
+            f"attention of {base.arch.model_type} takes none from outside; choose another method for this model",
+        )
     else:
         found = [site for site in known if site.name == target]
     return found or _by_path(base, known, target)
