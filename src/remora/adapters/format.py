@@ -196,7 +196,7 @@ def _from_own(path: Path, tensors: dict[str, Tensor], fresh: AdapterTensors, hea
 def _from_peft(path: Path, tensors: dict[str, Tensor], fresh: AdapterTensors, head: HeadTemplate) -> dict[str, Tensor]:
     """Tensors under Remora's names from a PEFT file whose form is exact."""
     base, method = head.base, fresh.method
-    stored = stored_tensors(fresh)
+    stored = stored_tensors(method, fresh.sites)
     prefix = MODEL if any(key.startswith(MODEL) for key in stored) else "base_model."
     like = {key: [fresh.at(site)[part.name] for site in part.sites] for key, part in stored.items()}
     expected = {
@@ -263,8 +263,9 @@ def _notes(method: Method, has_form: bool, as_lora: bool, storage: Storage) -> l
         notes.append(f"peft has no form for this adapter; {OWN_TENSORS} holds it and Remora loads it.")
     if storage == "remora" and has_form:
         kind = "stored as LoRA" if as_lora else "with whole norms beside the adapter"
+        kind = kind if method.peft_exact else "what the trained encoder gives, without the encoder"
         notes.append(f"{PEFT_TENSORS} computes the same in peft ({kind}); Remora reads {OWN_TENSORS}, which is exact.")
-    if method.num_virtual_tokens:
+    if method.num_virtual_tokens > method.num_prefix_tokens:
         notes.append(
             "peft's classification models let the head read a virtual token, so their logits differ; the hidden states"
             " agree. Remora's head reads the text's own token, as in training."

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from remora.adapters.names import module_names, short_names
-from remora.methods.base import AdapterTensors, LinearChange, PeftTensor, Tensors, weights_at
+from remora.methods.base import AdapterTensors, LinearChange, Method, PeftTensor, Tensors, weights_at
 from remora.models.base import Base
 from remora.models.heads import HeadTemplate
 from remora.models.sites import Site
@@ -79,7 +79,7 @@ def peft_form(adapter: AdapterTensors, head: HeadTemplate, head_params: Tensors)
     norms = [site for site in sites if site.kind == "norm"]
     modules = by_module([site for site in sites if site.kind != "norm"])
     changes = {site.id: _change(adapter, site, base) for site in sites if site.kind == "linear"}
-    if as_lora and (norms or not all(_only_low_rank(change) for change in changes.values())):
+    if as_lora and (norms or not changes or not all(_only_low_rank(change) for change in changes.values())):
         return None
     config: dict[str, Any] = {
         "peft_type": "LORA" if as_lora else method.peft_type,
@@ -96,9 +96,9 @@ def peft_form(adapter: AdapterTensors, head: HeadTemplate, head_params: Tensors)
             tensors |= _module_tensors(_LORA, [low[site.id] for site in parts], parts, base)
         config["lora_dropout"] = next(iter(changes.values())).dropout
     else:
-        for parts in modules.values():
-            layout = method.peft_layout(parts[0])
-            tensors |= _module_tensors(layout, [adapter.at(site) for site in parts], parts, base)
+        for key, part in stored_tensors(method, [site for site in sites if site.kind != "norm"]).items():
+            values = [method.peft_state(adapter.at(site), site)[part.name].detach() for site in part.sites]
+            tensors[key] = joined(part.how, values, part.sites, whole_weight(base, part.sites[0]))
         tensors |= {f"base_model.{key}": adapter.shared[name] for name, key in method.peft_shared().items()}
         config |= method.peft_config(sites)
     for site in norms:
@@ -111,23 +111,28 @@ def peft_form(adapter: AdapterTensors, head: HeadTemplate, head_params: Tensors)
         config |= _targets(config, tensors, modules, module_names(base, head), scale)
     else:
         # peft wants these of every prompt, and cannot find them in DistilBERT's configuration.
-        config |= {"num_layers": base.config.num_hidden_layers, "num_attention_heads": base.config.num_attention_heads}
+        shape = {"num_layers": base.config.num_hidden_layers, "num_attention_heads": base.config.num_attention_heads}
+        config = {**shape, **config}
     prefix = MODEL if changes else "base_model."
     tensors |= {prefix + name: value for name, value in head_params.items()}
     config["modules_to_save"] = [*head.modules_to_save, *(site.hf_name for site in norms)]
-    return PeftForm(config=config, tensors=tensors, exact=not as_lora and not norms, as_lora=as_lora)
+    exact = method.peft_exact and not as_lora and not norms
+    return PeftForm(config=config, tensors=tensors, exact=exact, as_lora=as_lora)
 
 
-def stored_tensors(adapter: AdapterTensors) -> dict[str, StoredTensor]:
-    """Every key of the PEFT file of an adapter whose form is exact, without the head's and the shared ones.
+def stored_tensors(method: Method, sites: Sequence[Site]) -> dict[str, StoredTensor]:
+    """Every key of the PEFT file of an adapter of the method's own type, without the head's and the shared ones.
 
     Args:
-        adapter: of the same method and sites, with any values.
+        method: with its settings.
+        sites: of the adapter, norms apart.
     """
     found: dict[str, StoredTensor] = {}
-    for sites in by_module(adapter.sites).values():
-        for name, how in adapter.method.peft_layout(sites[0]).items():
-            found[_key(how, sites[0])] = StoredTensor(how=how, name=name, sites=tuple(sites))
+    for parts in by_module(sites).values():
+        for name, how in method.peft_layout(parts[0]).items():
+            key = _key(how, parts[0])
+            before = found[key].sites if key in found else ()
+            found[key] = StoredTensor(how=how, name=name, sites=(*before, *parts))
     return found
 
 
@@ -145,10 +150,12 @@ def joined(how: PeftTensor, values: Sequence[Tensor], sites: Sequence[Site], wei
     Args:
         how: it is stored.
         values: per site.
-        sites: all of one module.
+        sites: all of one module; of the adapter for "layers".
         weight_OD: the whole module's frozen weight.
     """
-    if not sites[0].is_part:
+    if how.axis == "layers":
+        whole = torch.cat(list(values), 1)
+    elif not sites[0].is_part:
         whole = values[0]
     elif how.axis == "ranks_in":
         whole = torch.cat(list(values))
@@ -173,9 +180,11 @@ def parted(how: PeftTensor, value: Tensor, sites: Sequence[Site], like: Sequence
     Args:
         how: it is stored.
         value: as stored, of the shape that `joined` gives.
-        sites: all of one module.
+        sites: all of one module; of the adapter for "layers".
         like: per site a tensor of the right shape.
     """
+    if how.axis == "layers":
+        return list(value.split([part.shape[1] for part in like], dim=1))
     if not sites[0].is_part:
         return [value.reshape(like[0].shape)]
     if how.axis == "ranks_in":
@@ -188,13 +197,15 @@ def parted(how: PeftTensor, value: Tensor, sites: Sequence[Site], like: Sequence
 
 
 def whole_weight(base: Base, site: Site) -> Tensor:
-    """(O, D) frozen weight of a site's whole module; of a module that is not linear, as it is."""
+    """(O, D) frozen weight of a site's whole module; of a module that is not linear, as it is, empty without one."""
+    if site.kind == "kv":
+        return torch.empty(0)
     weight = base.model.get_submodule(site.module).get_parameter("weight")
     return weight.t() if site.transposed else weight
 
 
 def _key(how: PeftTensor, site: Site) -> str:
-    return how.suffix if how.axis == "tokens" else f"{MODEL}{site.hf_name}.{how.suffix}"
+    return how.suffix if how.axis in ("tokens", "layers") else f"{MODEL}{site.hf_name}.{how.suffix}"
 
 
 def _module_tensors(

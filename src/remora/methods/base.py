@@ -100,7 +100,7 @@ def weights_at(base: Base, site: Site) -> SiteWeights:
     return SiteWeights(weight=weight, bias=bias)
 
 
-Axis = Literal["ranks_in", "ranks_out", "outputs", "inputs", "tokens"]
+Axis = Literal["ranks_in", "ranks_out", "outputs", "inputs", "tokens", "layers"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,7 +113,8 @@ class PeftTensor:
         suffix: of the key, after the module's name.
         axis: what it runs over. "ranks_in" (R, D): blocks are stacked. "ranks_out" (O, R): every block has its own rows
             and its own columns, zero elsewhere. "outputs" (O,): every block has its own part, `fill` elsewhere.
-            "inputs" (D,) and "tokens" (n, D) belong to whole modules only.
+            "inputs" (D,) and "tokens" (n, D) belong to whole modules only. "layers" (n, D): all sites of the adapter
+            stand side by side in one tensor.
         shape: in the file, where it is another one, such as (-1, 1).
         fill: weight of the whole module (O, D) -> (O,) values of "outputs" that change nothing.
     """
@@ -236,6 +237,10 @@ class Method:
         """Frozen float32 tensors common to all sites (VeRA's A and B), a pure function of settings and shapes."""
         return {}
 
+    def common(self, sites: Sequence[Site], rng: torch.Generator) -> dict[str, Tensor]:
+        """Trained float32 tensors that all sites use together, such as the first layer of a prefix's encoder."""
+        return {}
+
     def init(self, site: Site, base: SiteWeights, shared: Tensors, rng: torch.Generator) -> SiteState:
         """Float32 tensors of one site. All randomness comes from `rng`."""
         raise AssertionError(f"{self.name} attaches to {site.name} but does not say how it starts")
@@ -318,9 +323,22 @@ class Method:
         """How a site's tensors are stored, by short name: trained ones, and frozen ones that nothing else gives."""
         raise AssertionError(f"{self.name} has no PEFT format")
 
+    @property
+    def peft_exact(self) -> bool:
+        """Whether the PEFT file gives every tensor back bit for bit; where it does not, Remora's own file is kept."""
+        return True
+
+    def peft_state(self, state: Tensors, site: Site) -> Tensors:
+        """The tensors that `peft_layout` names; computed from the trained ones where peft stores only a result."""
+        return state
+
     def peft_shared(self) -> Mapping[str, str]:
         """Shared tensors that the PEFT file holds: short name -> key below ``base_model.``."""
         return {}
+
+
+COMMON = "common"
+"""Key of the tensors that all sites of an adapter train together."""
 
 
 @dataclass(kw_only=True)
@@ -330,7 +348,8 @@ class AdapterTensors:
     Args:
         method: the method they belong to.
         sites: where it is attached, in order.
-        states: per site key (`Site.id`), its trained and frozen tensors; trained ones are leaves with `.grad`.
+        states: per site key (`Site.id`), its trained and frozen tensors; trained ones are leaves with `.grad`. Those
+            that all sites train together stand under `COMMON`.
         shared: what `Method.shared` gave.
         extra: state of the method's own between steps; kept in checkpoints.
     """
@@ -342,9 +361,10 @@ class AdapterTensors:
     extra: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
 
     def at(self, site: Site) -> dict[str, Tensor]:
-        """Trained, frozen and shared tensors of a site under their short names."""
+        """Trained, frozen, common and shared tensors of a site under their short names."""
         state = self.states[site.id]
-        return {**self.shared, **state.frozen, **state.trained}
+        common = self.states[COMMON].trained if COMMON in self.states else {}
+        return {**self.shared, **common, **state.frozen, **state.trained}
 
     def trained(self) -> dict[str, Tensor]:
         """Trained tensors under ``<site key>.<name>``, in a fixed order."""
@@ -369,9 +389,10 @@ def init_adapter(
     from remora.seeds import torch_generator
 
     shared = method.shared(sites)
-    states = {
-        site.id: method.init(site, weights[site.id], shared, torch_generator(seed, "init", site.id)) for site in sites
-    }
+    common = method.common(sites, torch_generator(seed, "init", COMMON)) if sites else {}
+    states = {COMMON: SiteState(trained=common)} if common else {}
+    for site in sites:
+        states[site.id] = method.init(site, weights[site.id], shared, torch_generator(seed, "init", site.id))
     return AdapterTensors(method=method, sites=tuple(sites), states=states, shared=shared)
 
 
