@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.masking_utils import eager_mask
 
 from remora.methods.base import Method
 from remora.models.base import Base
@@ -83,10 +85,19 @@ LINEAR: dict[str, Formula] = {
 }
 
 
+def common_numbers(method: str, settings: Mapping[str, Any], sites: tuple[Site, ...]) -> int:
+    """How many numbers all sites of a method train together."""
+    if method in ("prefix-tuning", "p-tuning-v2") and settings["reparameterize"]:
+        inside = settings["encoder_hidden"]
+        return (settings["num_virtual_tokens"] + inside) * sites[0].out_features + inside
+    return 0
+
+
 def trained_numbers(method: str, settings: Mapping[str, Any], sites: tuple[Site, ...]) -> int:
     """How many numbers a method trains, from its paper."""
-    rank, inside = settings.get("rank", 0), settings.get("bottleneck", 0)
-    total = 0
+    rank, inside, hidden = (settings.get(name, 0) for name in ("rank", "bottleneck", "encoder_hidden"))
+    virtual = settings.get("num_virtual_tokens", 0)
+    total = common_numbers(method, settings, sites)
     for site in sites:
         inputs, outputs = site.in_features, site.out_features
         total += {
@@ -101,7 +112,9 @@ def trained_numbers(method: str, settings: Mapping[str, Any], sites: tuple[Site,
             "adapter-houlsby": (2 * inside + 1) * outputs + inside,
             "adapter-pfeiffer": (2 * inside + 1) * outputs + inside,
             "adapter-parallel": (2 * inside + 1) * outputs + inside if site.name == "ffn.down" else 0,
-            "prompt-tuning": settings.get("num_virtual_tokens", 0) * outputs,
+            "prompt-tuning": virtual * outputs,
+            "prefix-tuning": 2 * outputs * (hidden + 1 if settings.get("reparameterize") else virtual),
+            "p-tuning-v2": 2 * outputs * (hidden + 1 if settings.get("reparameterize") else virtual),
         }[method]
     return total
 
@@ -133,6 +146,10 @@ def logits(
     inputs = dict(batch) if base.takes_type_ids else {k: v for k, v in batch.items() if k != "token_type_ids"}
     if method.name == "prompt-tuning":
         return _with_prompt(model, base, tensors, head_params, inputs)
+    if method.name in ("prefix-tuning", "p-tuning-v2"):
+        pairs = [_prefix(settings, tensors, site) for site in sites]
+        given = {id(modules[site.hf_name]): pair for site, pair in zip(sites, pairs, strict=True)}
+        return with_prefixes(model, base, given, head_params, inputs)
     undo = []
     inputs_at: dict[str, Tensor] = {}
     for name, users in by_module.items():
@@ -167,7 +184,8 @@ def _changed(
             inputs_at[site.name] = x
             prefix = f"{site.id}."
             own = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
-            own |= {key: value for key, value in tensors.items() if "." not in key}
+            together = {key: value for key, value in tensors.items() if "." not in key or key.startswith("common.")}
+            own |= {key.removeprefix("common."): value for key, value in together.items()}
             own |= inputs_at
             rows = site.rows()
             bias = None if not site.bias else module.bias[rows]
@@ -197,4 +215,72 @@ def _with_prompt(
     hidden = backbone(**batch).last_hidden_state
     last = num + inputs["attention_mask"].sum(1) - 1
     picked = hidden[torch.arange(rows), last] if base.pooling == "last" else hidden[:, num]
+    return HeadTemplate(base=base, num_outputs=2).forward(head_params, picked)
+
+
+def _prefix(settings: Mapping[str, Any], tensors: Mapping[str, Tensor], site: Site) -> tuple[Tensor, Tensor]:
+    """Keys and values (heads, n, features) of one layer."""
+    own = {name.removeprefix(f"{site.id}."): value for name, value in tensors.items() if name.startswith(f"{site.id}.")}
+    if settings["reparameterize"]:
+        inside = torch.tanh(tensors["common.embedding"] @ tensors["common.inner"].T + tensors["common.inner_bias"])
+        both = inside @ own["outer"].T + own["outer_bias"]
+    else:
+        both = own["prefix"]
+    keys, values = both[:, : site.out_features], both[:, site.out_features :]
+    return tuple(part.reshape(part.shape[0], site.heads, -1).permute(1, 0, 2) for part in (keys, values))
+
+
+_PREFIXES: dict[int, tuple[Tensor, Tensor]] = {}
+
+
+def _prefixed_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    scaling: float | None = None,
+    softcap: float | None = None,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """Attention of a padded batch with keys and values before those of every sequence; no window."""
+    extra = [part.expand(key.shape[0], -1, -1, -1) for part in _PREFIXES[id(module)]]
+    num = extra[0].shape[2]
+    keys, values = torch.cat([extra[0], key], 2), torch.cat([extra[1], value], 2)
+    groups = query.shape[1] // key.shape[1]
+    keys, values = keys.repeat_interleave(groups, 1), values.repeat_interleave(groups, 1)
+    scores = query @ keys.transpose(2, 3) * (query.shape[3] ** -0.5 if scaling is None else scaling)
+    if softcap is not None:
+        scores = softcap * torch.tanh(scores / softcap)
+    if mask is not None:
+        scores = scores + F.pad(mask, (num, 0))
+    return (scores.softmax(-1) @ values).transpose(1, 2), None
+
+
+AttentionInterface.register("naive_prefix", _prefixed_attention)
+AttentionMaskInterface.register("naive_prefix", eager_mask)
+
+
+def with_prefixes(
+    model: nn.Module,
+    base: Base,
+    given: Mapping[int, tuple[Tensor, Tensor]],
+    head_params: Mapping[str, Tensor],
+    inputs: dict[str, Tensor],
+) -> Tensor:
+    """Logits with keys and values (heads, n, features) by the id of the attention module they belong to."""
+    num = next(iter(given.values()))[0].shape[1]
+    rows, width = inputs["input_ids"].shape
+    backbone = model.get_submodule(base.arch.prefix)
+    before = model.config._attn_implementation
+    places = num + base.position_offset + torch.arange(width).expand(rows, -1)
+    _PREFIXES.update(given)
+    model.config._attn_implementation = "naive_prefix"
+    try:
+        hidden = backbone(**inputs, position_ids=places).last_hidden_state
+    finally:
+        _PREFIXES.clear()
+        model.config._attn_implementation = before
+    last = inputs["attention_mask"].sum(1) - 1
+    picked = hidden[torch.arange(rows), last] if base.pooling == "last" else hidden[:, 0]
     return HeadTemplate(base=base, num_outputs=2).forward(head_params, picked)

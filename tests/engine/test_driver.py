@@ -168,6 +168,7 @@ READING = {
     "ia3": {},
     "bitfit": {},
     "prompt-tuning": {"num_virtual_tokens": 3},
+    "prefix-tuning": {"num_virtual_tokens": 3, "encoder_hidden": 8},
     "adapter-houlsby": {"bottleneck": 4, "dropout": 0.3},
     "adapter-parallel": {"bottleneck": 4, "dropout": 0.3},
 }
@@ -197,7 +198,8 @@ def test_following_only_the_rows_that_are_read_changes_nothing(arch: str, name: 
                     type_ids=EXAMPLES.type_ids,
                     index=range(6),
                     dropout_key=lane,
-                    num_virtual=method.num_virtual_tokens,
+                    num_virtual=method.num_virtual_tokens - method.num_prefix_tokens,
+                    num_prefix=method.num_prefix_tokens,
                     base_dropout=lane == 0,
                 )
                 for lane in range(2)
