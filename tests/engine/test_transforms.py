@@ -120,3 +120,38 @@ def test_dropout_of_a_transform_is_off_outside_training_and_halves_inside() -> N
     (moving,), _ = outputs("bert", [Drops], training=True)
     assert torch.equal(still, again)
     assert not torch.allclose(still, moving)
+
+
+class Places(Method):
+    """Adds to every row of a layer's output what it was told of the row."""
+
+    lr_range = LogRange(1e-3, 1e-2)
+    site_kinds = ("block",)
+
+    @property
+    def targets(self):
+        return ("block",)
+
+    def init(self, site, base, shared, rng):
+        return SiteState(trained={"zero": torch.zeros(1)})
+
+    def transform(self, state, site, base, x_TD, y_TD, rows):
+        told = torch.stack([rows.sequence_T, rows.place_T, rows.length_T], 1)
+        return torch.cat([told.to(y_TD.dtype), y_TD[:, 3:]], 1) + state["zero"]
+
+
+@pytest.mark.parametrize("arch", ["bert", "mpnet"])
+def test_a_method_knows_where_its_rows_stand(arch: str) -> None:
+    """Also with another lane before it, virtual tokens of that lane, and padding."""
+    with torch.no_grad(), Driver(tiny_base(arch)) as driver:
+        lanes = [
+            LaneBatch(ids=EXAMPLES.ids[:2], type_ids=EXAMPLES.type_ids[:2], index=range(2), num_virtual=1),
+            LaneBatch(ids=EXAMPLES.ids, type_ids=EXAMPLES.type_ids, index=range(5)),
+        ]
+        layout = driver.lay_out(lanes, training=False)
+        hidden = driver.forward(layout, [None, fresh_adapter(method(Places), driver)])
+    for sequence, ids in enumerate(EXAMPLES.ids):
+        number = sequence + 2
+        start = int(layout.start_S[number])
+        told = hidden[start : start + len(ids), :3].long().tolist()
+        assert told == [[sequence, place, len(ids)] for place in range(len(ids))]

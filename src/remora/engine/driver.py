@@ -451,9 +451,17 @@ class Driver:
             keys = layout.dropout.shared_keys(key, x.shape[:1]) if shared else layout.dropout.keys(key, rows)
             return drop(x, keep_mask(keys, x.shape[1], rate), rate)
 
-        virtual = None if layout.virtual_T is None or shared else layout.virtual_T[rows]
-        notes = self._current.notes.setdefault(lane, {})
-        return Rows(virtual_T=virtual, training=layout.training, dropout=dropout, notes=notes)
+        own = slice(0) if shared else rows
+        sequence_T = layout.sequence_T[own]
+        return Rows(
+            virtual_T=None if layout.virtual_T is None or shared else layout.virtual_T[rows],
+            training=layout.training,
+            dropout=dropout,
+            notes=self._current.notes.setdefault(lane, {}),
+            sequence_T=sequence_T - layout.lane_sequences[lane].start,
+            place_T=layout.place_T[own],
+            length_T=layout.length_S[sequence_T],
+        )
 
 
 def _activation_forward(original: Forward, kernel: str) -> Forward:

@@ -92,6 +92,8 @@ class Layout:
     length_S: Tensor
     joints_S: Tensor
     """(S + 1,) int32 rows at which sequences of a packed pass begin and end."""
+    sequence_T: Tensor
+    place_T: Tensor
     virtual_T: Tensor | None
     buckets: tuple[Bucket, ...]
     unbucket_T: Tensor | None
@@ -120,6 +122,8 @@ class Layout:
             position_ids=self.position_ids.view(-1)[rows_S][None],
             type_ids=self.type_ids.view(-1)[rows_S][None],
             lane_rows=self.lane_sequences,
+            sequence_T=self.sequence_T[rows_S],
+            place_T=self.place_T[rows_S],
             virtual_T=None if self.virtual_T is None else self.virtual_T[rows_S],
             buckets=(),
             unbucket_T=None,
@@ -203,6 +207,8 @@ def build_layout(
         start_S=to_device(starts, device),
         length_S=to_device(lengths, device),
         joints_S=to_device(np.append(starts, num_rows).astype(np.int32), device),
+        sequence_T=to_device(sequence, device),
+        place_T=to_device(position, device),
         virtual_T=virtual_T,
         buckets=buckets,
         unbucket_T=unbucket,
@@ -238,6 +244,8 @@ def _prefixed(layout: Layout, prefix_S: np.ndarray, starts: np.ndarray, lengths:
         start_S=to_device(wide_starts, device),
         length_S=to_device(wide_lengths, device),
         joints_S=to_device(np.append(wide_starts, len(sequence)).astype(np.int32), device),
+        sequence_T=layout.sequence_T[query_T],
+        place_T=to_device(place + prefix_S[sequence], device),
         buckets=buckets,
         unbucket_T=unbucket,
         longest=int(wide_lengths.max()),

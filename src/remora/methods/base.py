@@ -135,12 +135,19 @@ class Rows:
         dropout: x (T, any) and a rate -> x with elements dropped, in training only. Its masks belong to this call of
             the site, so that a second tensor of the same width gets the same ones.
         notes: what the lane's method left at sites that ran before in this pass, by names of its own.
+        sequence_T: (T,) number of a row's sequence among the lane's. This and the two that follow are empty on tensors
+            that all sequences share.
+        place_T: (T,) a row's place in its sequence from 0, virtual tokens included; rows of padding come after the end.
+        length_T: (T,) rows of a row's sequence, without padding.
     """
 
     virtual_T: Tensor | None
     training: bool
     dropout: Callable[[Tensor, float], Tensor]
     notes: dict[str, Tensor]
+    sequence_T: Tensor
+    place_T: Tensor
+    length_T: Tensor
 
 
 @dataclass(kw_only=True)
