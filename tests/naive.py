@@ -113,6 +113,7 @@ def trained_numbers(method: str, settings: Mapping[str, Any], sites: tuple[Site,
             "adapter-pfeiffer": (2 * inside + 1) * outputs + inside,
             "adapter-parallel": (2 * inside + 1) * outputs + inside if site.name == "ffn.down" else 0,
             "prompt-tuning": virtual * outputs,
+            "loreft": 2 * rank * outputs + rank,
             "prefix-tuning": 2 * outputs * (hidden + 1 if settings.get("reparameterize") else virtual),
             "p-tuning-v2": 2 * outputs * (hidden + 1 if settings.get("reparameterize") else virtual),
         }[method]
@@ -155,6 +156,9 @@ def logits(
     for name, users in by_module.items():
         module = modules[name]
         undo.append((module, module.forward))
+        if users[0].kind == "block":
+            module.forward = _edited(module, users[0], settings, tensors, batch["attention_mask"])  # type: ignore[method-assign]
+            continue
         module.forward = _changed(module, users, method.name, settings, tensors, inputs_at)  # type: ignore[method-assign]
     try:
         replaced = {name: value for name, value in head_params.items() if name in dict(model.named_parameters())}
@@ -191,6 +195,27 @@ def _changed(
             bias = None if not site.bias else module.bias[rows]
             pieces[..., rows] = LINEAR[name](settings, own, weight[rows], bias, x, site.name == "ffn.down")
         return pieces
+
+    return forward
+
+
+def _edited(
+    module: nn.Module, site: Site, settings: Mapping[str, Any], tensors: Mapping[str, Tensor], mask: Tensor
+) -> Callable[..., Any]:
+    """LoReFT's equation 2, token by token."""
+    original = module.forward
+    R, W, b = (tensors[f"{site.id}.{name}"] for name in ("rotation", "source", "source_bias"))
+
+    def forward(*args: Any, **keywords: Any) -> Any:
+        output = original(*args, **keywords)
+        h = output[0] if isinstance(output, tuple) else output
+        rows: list[Tensor] = []
+        for sequence, length in zip(h, mask.sum(1).tolist(), strict=True):
+            ends = {*range(min(settings["first"], length)), *range(max(0, length - settings["last"]), length)}
+            moved = [x + R.T @ (W @ x + b - R @ x) if i in ends else x for i, x in enumerate(sequence)]
+            rows.append(torch.stack(moved))
+        edited = torch.stack(rows)
+        return (edited, *output[1:]) if isinstance(output, tuple) else edited
 
     return forward
 
