@@ -22,6 +22,7 @@ from tests.trials import padded, run, spec, toy_data, toy_examples
 # What peft does inside transformers, and what it says of LLaMA's layers, which have no biases; all else is an error.
 pytestmark = [
     pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning"),
+    pytest.mark.filterwarnings("ignore:Unsupported layer type:UserWarning"),  # of every norm it tunes
     pytest.mark.filterwarnings("ignore:Detected that the base layer has no bias term:UserWarning"),
 ]
 

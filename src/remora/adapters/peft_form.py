@@ -75,9 +75,11 @@ def peft_form(adapter: AdapterTensors, head: HeadTemplate, head_params: Tensors)
     method, base, sites = adapter.method, head.base, adapter.sites
     if method.peft_type is None or not sites:
         return None
-    as_lora = not all(method.peft_holds(site) for site in sites)
-    norms = [site for site in sites if site.kind == "norm"]
-    modules = by_module([site for site in sites if site.kind != "norm"])
+    norms = [site for site in sites if site.kind == "norm" and not method.peft_holds(site)]
+    held = [site for site in sites if site not in norms]
+    as_lora = not all(method.peft_holds(site) for site in held)
+    modules = by_module(held)
+    wraps = any(site.kind in ("linear", "norm") for site in held)
     changes = {site.id: _change(adapter, site, base) for site in sites if site.kind == "linear"}
     if as_lora and (norms or not changes or not all(_only_low_rank(change) for change in changes.values())):
         return None
@@ -106,14 +108,14 @@ def peft_form(adapter: AdapterTensors, head: HeadTemplate, head_params: Tensors)
         merged = method.merged(adapter.at(site), site, weights_at(base, site))
         assert merged.bias is not None, f"{site.id} has no bias to change"
         tensors |= {f"{MODEL}{site.hf_name}.weight": merged.weight, f"{MODEL}{site.hf_name}.bias": merged.bias}
-    if changes:
-        scale = 1.0 if as_lora else next(iter(changes.values())).scale
+    if wraps:
+        scale = 1.0 if as_lora or not changes else next(iter(changes.values())).scale
         config |= _targets(config, tensors, modules, module_names(base, head), scale)
     else:
         # peft wants these of every prompt, and cannot find them in DistilBERT's configuration.
         shape = {"num_layers": base.config.num_hidden_layers, "num_attention_heads": base.config.num_attention_heads}
         config = {**shape, **config}
-    prefix = MODEL if changes else "base_model."
+    prefix = MODEL if wraps else "base_model."
     tensors |= {prefix + name: value for name, value in head_params.items()}
     config["modules_to_save"] = [*head.modules_to_save, *(site.hf_name for site in norms)]
     exact = method.peft_exact and not as_lora and not norms
@@ -228,10 +230,12 @@ def _only_low_rank(change: LinearChange) -> bool:
 
 
 def _folded(change: LinearChange) -> dict[str, Tensor]:
-    """A, and B with the scale in it."""
+    """A, and B with the scale in it, without the ranks that are zero in either (pruned ones); one stays."""
     assert change.A is not None
     assert change.B is not None
-    return {"lora_A": change.A, "lora_B": change.B * change.scale}
+    used_R = (change.A != 0).any(1) & (change.B != 0).any(0)
+    used_R[0] |= not bool(used_R.any())
+    return {"lora_A": change.A[used_R], "lora_B": change.B[:, used_R] * change.scale}
 
 
 def _targets(

@@ -4,6 +4,7 @@ Nothing in the model is changed: while a driver is open, some module instances c
 up the current pass, and closing the driver takes them away again.
 """
 
+import copy
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby
@@ -432,8 +433,12 @@ class Driver:
             for _, site, adapter in own:
                 columns = torch.arange(piece.shape[1], device=piece.device)[site.rows()] if site.is_part else None
                 y = piece if columns is None else piece.index_select(1, columns)
-                state, weights = adapter.at(site), self.site_weights(site)
-                y = adapter.method.transform(state, site, weights, x_TD[rows], y, known).to(piece.dtype)
+                method, state, weights = adapter.method, adapter.at(site), self.site_weights(site)
+                norm = method.norm_weights(state, site, weights) if site.kind == "norm" else None
+                if norm is not None:
+                    y = _norm_with(self._modules[site.module], norm, x_TD[rows]).to(piece.dtype)
+                else:
+                    y = method.transform(state, site, weights, x_TD[rows], y, known).to(piece.dtype)
                 piece = y if columns is None else piece.index_copy(1, columns, y)
             pieces.append(piece)
             at = rows.stop
@@ -462,6 +467,13 @@ class Driver:
             place_T=layout.place_T[own],
             length_T=layout.length_S[sequence_T],
         )
+
+
+def _norm_with(module: nn.Module, weights: SiteWeights, x_TD: Tensor) -> Tensor:
+    """A norm's own computation with other weights, in float32 at least: bfloat16 would round small changes away."""
+    twin = copy.copy(module)
+    vars(twin).update(weight=weights.weight, bias=weights.bias)  # found before the module's own parameters
+    return type(module).forward(twin, x_TD.to(weights.weight.dtype))
 
 
 def _activation_forward(original: Forward, kernel: str) -> Forward:

@@ -277,6 +277,10 @@ class Method:
         """
         raise AssertionError(f"{self.name} has no keys and values at {site.name}")
 
+    def norm_weights(self, state: Tensors, site: Site, base: SiteWeights) -> SiteWeights | None:
+        """The weight and bias with which a norm computes instead of its own, or None to `transform` its output."""
+        return None
+
     # --- how it is trained
 
     def lr_multiplier(self, parameter: str) -> float:
@@ -311,6 +315,9 @@ class Method:
 
     def merged(self, state: Tensors, site: Site, base: SiteWeights) -> SiteWeights:
         """The site's weight and bias in a model that computes the same without the method; only if `mergeable`."""
+        norm = self.norm_weights(state, site, base) if site.kind == "norm" else None
+        if norm is not None:
+            return norm
         change = self.change(state, site, base)
         bias = base.bias
         if change.bias is not None:
@@ -319,7 +326,10 @@ class Method:
         return SiteWeights(weight=change.delta_weight(base.weight), bias=bias)
 
     def peft_holds(self, site: Site) -> bool:
-        """Whether its PEFT type can hold a site; where one is not, low-rank changes are stored as LoRA instead."""
+        """Whether its PEFT type can hold a site.
+
+        Where one is not held, low-rank changes are stored as LoRA instead, and norms as whole modules beside them.
+        """
         return True
 
     def peft_config(self, sites: Sequence[Site]) -> dict[str, Any]:

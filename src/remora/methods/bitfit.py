@@ -78,8 +78,8 @@ class BitFit(Method):
         return SiteWeights(weight=base.weight, bias=base.bias + state["bias"].to(base.bias.dtype))
 
     def peft_holds(self, site: Site) -> bool:
-        """Not GPT-2's transposed layers: peft's BEFT takes nn.Linear only."""
-        return not site.transposed
+        """Neither norms nor GPT-2's transposed layers: peft's BEFT takes nn.Linear only."""
+        return site.kind == "linear" and not site.transposed
 
     def peft_config(self, sites: Sequence[Site]) -> dict[str, Any]:
         """Keys of peft's BeftConfig."""
