@@ -70,6 +70,17 @@ def _parallel(settings, p, W, b, x, ffn):
     return y + settings["scale"] * _bottleneck(settings, p, p["ffn.up"]) if ffn else y
 
 
+def _pissa(settings, p, W, b, x, ffn):
+    scale = settings["alpha"] / settings["rank"]
+    residual = W - scale * p["start_B"] @ p["start_A"]
+    return F.linear(x, residual + scale * p["lora_B"] @ p["lora_A"], b)
+
+
+def _loha(settings, p, W, b, x, ffn):
+    delta = (p["B_1"] @ p["A_1"]) * (p["B_2"] @ p["A_2"])
+    return F.linear(x, W + settings["alpha"] / settings["rank"] * delta, b)
+
+
 LINEAR: dict[str, Formula] = {
     "lora": _lora,
     "lora-plus": _lora,
@@ -82,6 +93,8 @@ LINEAR: dict[str, Formula] = {
     "adapter-houlsby": _serial,
     "adapter-pfeiffer": _serial,
     "adapter-parallel": _parallel,
+    "pissa": _pissa,
+    "loha": _loha,
 }
 
 
@@ -116,6 +129,9 @@ def trained_numbers(method: str, settings: Mapping[str, Any], sites: tuple[Site,
             "loreft": 2 * rank * outputs + rank,
             "prefix-tuning": 2 * outputs * (hidden + 1 if settings.get("reparameterize") else virtual),
             "p-tuning-v2": 2 * outputs * (hidden + 1 if settings.get("reparameterize") else virtual),
+            "pissa": rank * (inputs + outputs),
+            "loha": 2 * rank * (inputs + outputs),
+            "ln-tuning": 2 * outputs if site.bias else outputs,
         }[method]
     return total
 
@@ -181,7 +197,8 @@ def _changed(
     def forward(x: Tensor) -> Tensor:
         y = original(x)
         if sites[0].kind == "norm":
-            return y + tensors[f"{sites[0].id}.bias"]
+            own = {key: tensors.get(f"{sites[0].id}.{key}") for key in ("weight", "bias")}
+            return y + own["bias"] if own["weight"] is None else _norm(module, own["weight"], own["bias"], x)
         weight = module.weight.t() if sites[0].transposed else module.weight
         pieces = y.clone()
         for site in sites:
@@ -218,6 +235,16 @@ def _edited(
         return (edited, *output[1:]) if isinstance(output, tuple) else edited
 
     return forward
+
+
+def _norm(module: nn.Module, weight: Tensor, bias: Tensor | None, x: Tensor) -> Tensor:
+    """LayerNorm, or without a bias and a mean LLaMA's root mean square, which runs in float32."""
+    if isinstance(module, nn.LayerNorm):
+        centred = x - x.mean(-1, keepdim=True)
+        y = weight * centred / (centred.square().mean(-1, keepdim=True) + module.eps).sqrt()
+        return y if bias is None else y + bias
+    wide = x.float()
+    return weight * (wide / (wide.square().mean(-1, keepdim=True) + module.variance_epsilon).sqrt()).to(x.dtype)
 
 
 def _with_prompt(
