@@ -106,6 +106,19 @@ def common_numbers(method: str, settings: Mapping[str, Any], sites: tuple[Site, 
     return 0
 
 
+def penalty(method: Method, trained: Mapping[str, Tensor]) -> Tensor | float:
+    """What a method adds to the loss."""
+    settings = method.config.model_dump()
+    if method.name == "adalora":
+        norms = [
+            torch.sqrt(((V.T @ V if name.endswith("lora_B") else V @ V.T) - torch.eye(min(V.shape))).square().sum())
+            for name, V in trained.items()
+            if V.ndim == 2
+        ]
+        return settings["orthogonality"] * torch.stack(norms).mean()
+    return 0.0
+
+
 def trained_numbers(method: str, settings: Mapping[str, Any], sites: tuple[Site, ...]) -> int:
     """How many numbers a method trains, from its paper."""
     rank, inside, hidden = (settings.get(name, 0) for name in ("rank", "bottleneck", "encoder_hidden"))

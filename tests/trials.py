@@ -66,12 +66,13 @@ def run(
 
 @dataclass(frozen=True, kw_only=True)
 class RecordedStep:
-    """A lane just before an optimizer step: values, gradients, the examples of the batch, the loss."""
+    """A lane just before an optimizer step: values, what was drawn, gradients, the examples of the batch, the loss."""
 
     loss: float
     chosen: np.ndarray
     adapter: dict[str, Tensor]
     frozen: dict[str, Tensor]
+    drawn: dict[str, Tensor]
     head: dict[str, Tensor]
     base: dict[str, Tensor]
     grads: dict[str, Tensor]
@@ -98,7 +99,8 @@ def record_steps(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[RecordedStep
                     loss=float(loss),
                     chosen=self.indices().copy(),
                     adapter={name: value.detach().clone() for name, value in self.adapter.trained().items()},
-                    frozen={**frozen, **self.adapter.shared},
+                    frozen={name: value.clone() for name, value in {**frozen, **self.adapter.shared}.items()},
+                    drawn={f"{k}.{name}": v for k, of in self.adapter.drawn.items() for name, v in of.items()},
                     head={name: value.detach().clone() for name, value in self.head_params.items()},
                     base={name: value.detach().clone() for name, value in self.base_params.items()},
                     grads={name: _grad(value) for name, value in params.items()},

@@ -99,9 +99,9 @@ def check_naive(
         values = {name: value.clone().requires_grad_() for name, value in step.adapter.items()}
         own = {name: value.clone().requires_grad_() for name, value in {**step.head, **step.base}.items()}
         batch = padded(examples, step.chosen, int(base.config.pad_token_id or 0))
-        logits = naive.logits(model, base, method, {**step.frozen, **values}, own, batch)
+        logits = naive.logits(model, base, method, {**step.frozen, **step.drawn, **values}, own, batch)
         targets = torch.from_numpy(examples.targets[step.chosen])
-        loss = torch.nn.functional.cross_entropy(logits, targets)
+        loss = torch.nn.functional.cross_entropy(logits, targets) + naive.penalty(method, values)
         loss.backward()
         assert abs(loss.item() - step.loss) < 1e-6  # the loop keeps losses in float32
         for name, value in {**values, **own}.items():

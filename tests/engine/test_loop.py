@@ -13,6 +13,7 @@ from remora.engine.driver import Driver
 from remora.engine.trial import CurvePoint, Examples, TrialOutcome, TrialSpec
 from remora.methods.base import LinearChange, SiteState
 from remora.methods.lora import LoRA
+from remora.seeds import torch_generator
 from tests.contract.checks import largest_difference
 from tests.tiny import tiny_base
 from tests.trials import add_method, record_steps, run, spec, toy_data, toy_examples
@@ -312,3 +313,48 @@ def test_parts_hold_every_sequence_once() -> None:
             assert sorted(np.concatenate(groups).tolist()) == list(range(8))
             sizes = [sum(len(lane.train.ids[lane.indices()[i]]) for i in group) for group in groups]
             assert max(sizes) - min(sizes) <= max(map(len, lane.train.ids))
+
+
+class Noisy(LoRA):
+    """Draws a factor for the low-rank term in every step; evaluation never sees it."""
+
+    def before_step(self, adapter, step, num_steps):
+        for site in adapter.sites:
+            rng = torch_generator(adapter.seed, "noise", site.id, step)
+            adapter.drawn[site.id] = {"factor": torch.rand(1, generator=rng) + 1}
+
+    def change(self, state, site, base):
+        change = super().change(state, site, base)
+        if "factor" not in state:
+            return change
+        return LinearChange(A=change.A, B=change.B * state["factor"], scale=change.scale)
+
+    def after_step(self, adapter, step):
+        adapter.extra[f"lr{step}"] = torch.tensor(adapter.lr)
+
+
+def test_what_a_step_draws_is_seen_in_training_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    add_method(monkeypatch, Noisy)
+    steps = record_steps(monkeypatch)
+    base = tiny_base("bert", torch.float64)
+    one = spec("noisy", {"dropout": 0.0}, id="noisy", epochs=2, batch_size=5, **{**QUIET, "splits": ("validation",)})
+    outcome = run(base, DATA, [one])["noisy"]
+    drawn = [step.drawn for step in steps["noisy"]]
+    assert len({float(value) for of in drawn for value in of.values()}) == 4 * len(drawn[0]), "every step, every site"
+    still = replace(one, id="still", method="lora", lr=1e-30, max_steps=1)
+    with Driver(base) as driver:
+        lane = loop.Lane(still, driver, DATA)
+        for name, value in {**lane.adapter.trained(), **lane.head_params}.items():
+            value.data.copy_(outcome.adapter.get(name, outcome.head.get(name)))
+        logits = loop.evaluate(driver, DATA, lane, "validation")
+    np.testing.assert_allclose(logits, outcome.logits["validation"], rtol=0, atol=1e-6)
+
+
+def test_methods_know_the_learning_rate_of_the_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    add_method(monkeypatch, Noisy)
+    with Driver(tiny_base("bert")) as driver:
+        lane = loop.Lane(spec("noisy", lr=0.5, batch_size=5, epochs=2, warmup=0.0), driver, DATA)
+        while not lane.finished:
+            lane.optimizer.zero_grad()
+            lane.update(1.0)
+    assert [float(value) for value in lane.adapter.extra.values()] == [0.5, 0.375, 0.25, 0.125]

@@ -322,7 +322,7 @@ class Driver:
         given: dict[int, tuple[Tensor, Tensor]] = {}
         for lane, site, adapter in self._current.users.get(module, ()):
             known = self._known(lane, self._layout().lane_rows[lane], key=0, shared=False)
-            given[lane] = adapter.method.prefix(adapter.at(site), site, known)
+            given[lane] = adapter.method.prefix(adapter.at(site, training=known.training), site, known)
         return given
 
     def _install(self, site: Site) -> None:
@@ -380,15 +380,16 @@ class Driver:
         by_lane: dict[int, list[LinearChange]] = {}
         rows: dict[int, slice] = {}
         shared = self._on_shared(users[0][1])
+        layout = self._layout()
         for lane, site, adapter in users:
             if adapter.method.transforms(site):
                 continue
-            change = adapter.method.change(adapter.at(site), site, self.site_weights(site))
+            state = adapter.at(site, training=layout.training)
+            change = adapter.method.change(state, site, self.site_weights(site))
             if site.is_part:
                 change = widen(change, self._columns(site, out_features), out_features)
             by_lane.setdefault(lane, []).append(change)
             rows[lane] = self._rows(site, flat.shape[0], lane, shared)
-        layout = self._layout()
         name = f"{users[0][1].module}.low_rank"
         key = layout.dropout.site(name) if layout.training else 0
         changes = [
@@ -433,7 +434,8 @@ class Driver:
             for _, site, adapter in own:
                 columns = torch.arange(piece.shape[1], device=piece.device)[site.rows()] if site.is_part else None
                 y = piece if columns is None else piece.index_select(1, columns)
-                method, state, weights = adapter.method, adapter.at(site), self.site_weights(site)
+                method, weights = adapter.method, self.site_weights(site)
+                state = adapter.at(site, training=layout.training)
                 norm = method.norm_weights(state, site, weights) if site.kind == "norm" else None
                 if norm is not None:
                     y = _norm_with(self._modules[site.module], norm, x_TD[rows]).to(piece.dtype)

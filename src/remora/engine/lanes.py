@@ -209,9 +209,9 @@ class Lane:
         Args:
             loss: () mean over the batch, including a method's penalty.
         """
+        self.adapter.lr = self.spec.lr * lr_factor(self.step, self.num_steps, self.spec.warmup, self.spec.schedule)
         self.method.after_backward(self.adapter, self.step)
-        factor = lr_factor(self.step, self.num_steps, self.spec.warmup, self.spec.schedule)
-        norm = self.optimizer.step(self.spec.lr * factor, self.spec.clip, loss)
+        norm = self.optimizer.step(self.adapter.lr, self.spec.clip, loss)
         if type(self.method).after_step is not Method.after_step:
             with torch.no_grad(), self.optimizer.unless_stopped():
                 self.method.after_step(self.adapter, self.step)

@@ -152,7 +152,10 @@ class Rows:
 
 @dataclass(kw_only=True)
 class SiteState:
-    """Tensors of one method at one site: `trained` are parameters, `frozen` are drawn or computed once and kept."""
+    """Tensors of one method at one site: `trained` by the optimizer; `frozen` drawn or computed, and stored as well.
+
+    A frozen tensor changes only where a method's own phase sets it anew.
+    """
 
     trained: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
     frozen: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
@@ -298,6 +301,7 @@ class Method:
     def before_step(self, adapter: "AdapterTensors", step: int, num_steps: int) -> None:
         """Phases and schedules: runs before optimizer step `step` (from 0) computes. May change adapter tensors.
 
+        What is random in a step goes into `AdapterTensors.drawn`, from a generator of the adapter's seed and step.
         Called once more for the same step when memory ran out and the step is begun again.
         """
 
@@ -368,6 +372,9 @@ class AdapterTensors:
         states: per site key (`Site.id`), its trained and frozen tensors; trained ones are leaves with `.grad`. Those
             that all sites train together stand under `COMMON`.
         shared: what `Method.shared` gave.
+        seed: of the trial's init stream, from which hooks derive generators of their own.
+        lr: learning rate of the step being taken, before a parameter's own multiplier; set by the loop.
+        drawn: per site key, what `before_step` drew for the present step (noise, a rank); training passes alone see it.
         extra: state of the method's own between steps; kept in checkpoints.
     """
 
@@ -375,13 +382,17 @@ class AdapterTensors:
     sites: tuple[Site, ...]
     states: dict[str, SiteState]
     shared: dict[str, Tensor]
+    seed: int = 0
+    lr: float = 0.0
+    drawn: dict[str, dict[str, Tensor]] = field(default_factory=dict[str, dict[str, Tensor]])
     extra: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
 
-    def at(self, site: Site) -> dict[str, Tensor]:
-        """Trained, frozen, common and shared tensors of a site under their short names."""
+    def at(self, site: Site, *, training: bool = False) -> dict[str, Tensor]:
+        """Trained, frozen, common and shared tensors of a site by short names; in training also the drawn ones."""
         state = self.states[site.id]
         common = self.states[COMMON].trained if COMMON in self.states else {}
-        return {**self.shared, **common, **state.frozen, **state.trained}
+        drawn = self.drawn.get(site.id, {}) if training else {}
+        return {**self.shared, **common, **state.frozen, **state.trained, **drawn}
 
     def trained(self) -> dict[str, Tensor]:
         """Trained tensors under ``<site key>.<name>``, in a fixed order."""
@@ -410,7 +421,7 @@ def init_adapter(
     states = {COMMON: SiteState(trained=common)} if common else {}
     for site in sites:
         states[site.id] = method.init(site, weights[site.id], shared, torch_generator(seed, "init", site.id))
-    return AdapterTensors(method=method, sites=tuple(sites), states=states, shared=shared)
+    return AdapterTensors(method=method, sites=tuple(sites), states=states, shared=shared, seed=seed)
 
 
 def num_params(method: Method, base: Base) -> int:
