@@ -81,6 +81,29 @@ def _loha(settings, p, W, b, x, ffn):
     return F.linear(x, W + settings["alpha"] / settings["rank"] * delta, b)
 
 
+def _adalora(settings, p, W, b, x, ffn):
+    delta = p["lora_B"] @ torch.diag(p["lora_E"]) @ p["lora_A"]
+    return F.linear(x, W + settings["alpha"] / settings["initial_rank"] * delta, b)
+
+
+def _dylora(settings, p, W, b, x, ffn):
+    rank = int(p["rank"])
+    outer = [torch.outer(p["lora_B"][:, k], p["lora_A"][k]) for k in range(rank)]
+    return F.linear(x, W + settings["alpha"] / rank * torch.stack(outer).sum(0), b)
+
+
+def _sora(settings, p, W, b, x, ffn):
+    low = F.linear(x, p["lora_A"]) * p["gate"]
+    return F.linear(x, W, b) + settings["alpha"] / settings["rank"] * F.linear(low, p["lora_B"])
+
+
+def _delta_lora(settings, p, W, b, x, ffn):
+    scale = settings["alpha"] / settings["rank"]
+    gone = (p["lora_B"] @ p["lora_A"]).detach() - p["start_B"] @ p["start_A"]
+    weight = W + settings["ratio"] * scale * p["started"] * gone
+    return F.linear(x, weight, b) + scale * F.linear(F.linear(x, p["lora_A"]), p["lora_B"])
+
+
 LINEAR: dict[str, Formula] = {
     "lora": _lora,
     "lora-plus": _lora,
@@ -94,6 +117,10 @@ LINEAR: dict[str, Formula] = {
     "adapter-pfeiffer": _serial,
     "adapter-parallel": _parallel,
     "pissa": _pissa,
+    "adalora": _adalora,
+    "dylora": _dylora,
+    "sora": _sora,
+    "delta-lora": _delta_lora,
     "loha": _loha,
 }
 
@@ -143,6 +170,10 @@ def trained_numbers(method: str, settings: Mapping[str, Any], sites: tuple[Site,
             "prefix-tuning": 2 * outputs * (hidden + 1 if settings.get("reparameterize") else virtual),
             "p-tuning-v2": 2 * outputs * (hidden + 1 if settings.get("reparameterize") else virtual),
             "pissa": rank * (inputs + outputs),
+            "adalora": settings.get("initial_rank", 0) * (inputs + outputs + 1),
+            "dylora": rank * (inputs + outputs),
+            "sora": rank * (inputs + outputs + 1),
+            "delta-lora": rank * (inputs + outputs),
             "loha": 2 * rank * (inputs + outputs),
             "ln-tuning": 2 * outputs if site.bias else outputs,
         }[method]

@@ -38,7 +38,7 @@ def test_trains_what_it_declares(arch: str, case: Case, monkeypatch: pytest.Monk
     assert base.hash() == before
     method = case.method()
     sites = method.sites(base)
-    check_trains_only_its_own(steps[trial.id][0], outcome)
+    check_trains_only_its_own(steps[trial.id], outcome)
     check_gradients_flow(method, steps[trial.id], {site.id: site.name for site in sites})
     assert outcome.num_params["adapter"] == naive.trained_numbers(case.name, method.config.model_dump(), sites)
     assert outcome.num_params["base_trained"] == 0
@@ -114,7 +114,7 @@ def test_gradient_check_sees_a_dead_tensor(monkeypatch: pytest.MonkeyPatch) -> N
     with pytest.raises(AssertionError, match="unused has no gradient"):
         check_gradients_flow(method, steps, names)
     with pytest.raises(AssertionError, match="unused did not move"):
-        check_trains_only_its_own(steps[0], outcome)
+        check_trains_only_its_own(steps, outcome)
 
 
 def test_formula_check_sees_a_wrong_scale(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -130,7 +130,7 @@ def test_checks_see_frozen_tensors_move_and_global_draws(monkeypatch: pytest.Mon
         first = steps[0]
         frozen = {name: torch.zeros_like(value) for name, value in first.frozen.items()}
         with pytest.raises(AssertionError, match="still moved"):
-            check_trains_only_its_own(first.__class__(**{**vars(first), "frozen": frozen}), outcome)
+            check_trains_only_its_own([first.__class__(**{**vars(first), "frozen": frozen})], outcome)
 
     def draw() -> None:
         with no_global_randomness():

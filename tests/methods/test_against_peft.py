@@ -132,3 +132,15 @@ def test_pissa() -> None:
     names = {"lora_A": "lora_A.weight", "lora_B": "lora_B.weight"}
     # peft subtracts in float32, before the model is widened
     compare("pissa", {"rank": 3, "alpha": 6}, model, names, tolerance=1e-6, start=copy_start)
+
+
+def test_adalora() -> None:
+    """peft divides by the rank plus 1e-5, which is taken away here."""
+    from peft import AdaLoraConfig
+
+    model = peft_model(AdaLoraConfig(target_modules=TARGETS, init_r=4, target_r=2, lora_alpha=8, total_step=10))
+    for name, value in model.named_parameters():
+        if "ranknum" in name:
+            value.data.fill_(4 - 1e-5)
+    settings = {"initial_rank": 4, "target_rank": 2, "alpha": 8}
+    compare("adalora", settings, model, {f"lora_{x}": f"lora_{x}" for x in "ABE"})

@@ -1,0 +1,211 @@
+"""Methods that only papers have: 20 optimizer steps of the paper's equations in plain torch give the same values.
+
+The other side knows nothing of the engine or of the methods' code: transformers' model on padded batches, dense
+weights, torch's AdamW, and the paper's rule before and after each step, written out here.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from remora.engine.optim import lr_factor
+from remora.engine.trial import TrialOutcome
+from remora.methods.base import Method
+from remora.methods.registry import get_method
+from tests import naive
+from tests.tiny import tiny_base, tiny_hf
+from tests.trials import RecordedStep, padded, record_steps, run, spec, toy_data, toy_examples
+
+STEPS = 20
+EXAMPLES = toy_examples(16)
+
+
+@dataclass(kw_only=True)
+class Side:
+    """The paper's side of a comparison.
+
+    Args:
+        values: trained tensors by name, adapter and head.
+        kept: tensors that the formula reads and nobody trains.
+        lr: of the present step.
+    """
+
+    values: dict[str, Tensor]
+    kept: dict[str, Tensor]
+    lr: float = 0.0
+
+    def named(self, end: str) -> dict[str, Tensor]:
+        return {name: value for name, value in self.values.items() if name.endswith(f".{end}")}
+
+
+Rule = Callable[[Side, int], None]
+
+
+def nothing(side: Side, step: int) -> None:
+    """No rule beside the gradient."""
+
+
+def follow(
+    method: Method,
+    steps: list[RecordedStep],
+    lr: float,
+    before: Rule = nothing,
+    backward: Rule = nothing,
+    after: Rule = nothing,
+) -> Side:
+    """The same training by the paper's equations, from the recorded start and on the recorded batches."""
+    base, model = tiny_base("bert", torch.float64), tiny_hf("bert", dtype=torch.float64)
+    first = steps[0]
+    values = {name: value.clone().requires_grad_() for name, value in {**first.adapter, **first.head}.items()}
+    side = Side(values=values, kept={name: value.clone() for name, value in first.frozen.items()})
+    decays = [value for name, value in values.items() if value.ndim >= 2 and method.decays(name.rsplit(".")[-1], value)]
+    exempt = [value for value in values.values() if not any(value is other for other in decays)]
+    groups = [{"params": decays, "weight_decay": 0.01}, {"params": exempt, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=0.0)
+    for number, step in enumerate(steps):
+        side.lr = lr * lr_factor(number, len(steps), 0.0, "linear")
+        before(side, number)
+        batch = padded(EXAMPLES, step.chosen, 0)
+        head = {name: values[name] for name in first.head}
+        adapter = {name: values[name] for name in first.adapter}
+        tensors = {**side.kept, **step.drawn, **adapter}
+        logits = naive.logits(model, base, method, tensors, head, batch)
+        targets = torch.from_numpy(EXAMPLES.targets[step.chosen])
+        loss = nn.functional.cross_entropy(logits, targets) + naive.penalty(method, adapter)
+        assert abs(loss.item() - step.loss) < 1e-5
+        optimizer.zero_grad()
+        loss.backward()
+        with torch.no_grad():
+            backward(side, number)
+            nn.utils.clip_grad_norm_(list(values.values()), 1.0)
+            for group in optimizer.param_groups:
+                group["lr"] = side.lr
+            optimizer.step()
+            after(side, number)
+    return side
+
+
+def train(
+    method: str, settings: Mapping[str, Any], lr: float, monkeypatch: pytest.MonkeyPatch
+) -> tuple[Method, list[RecordedStep], TrialOutcome]:
+    steps = record_steps(monkeypatch)
+    trial = spec(
+        method,
+        dict(settings),
+        lr=lr,
+        epochs=STEPS,
+        batch_size=8,
+        max_steps=STEPS,
+        base_dropout=False,
+        warmup=0.0,
+        splits=("validation",),
+    )
+    (outcome,) = run(tiny_base("bert", torch.float64), toy_data(EXAMPLES), [trial]).values()
+    assert len(steps[trial.id]) == STEPS
+    return get_method(method, settings), steps[trial.id], outcome
+
+
+def agree(side: Side, outcome: TrialOutcome, steps: list[RecordedStep]) -> None:
+    """The same end to 1e-9, far from the start."""
+    moved = 0.0
+    for name, value in {**outcome.adapter, **outcome.head}.items():
+        torch.testing.assert_close(side.values[name].detach(), value, rtol=0, atol=1e-9, msg=name)
+        moved = max(moved, float((value - {**steps[0].adapter, **steps[0].head}[name]).abs().max()))
+    assert moved > 1e-2
+
+
+def test_dylora(monkeypatch: pytest.MonkeyPatch) -> None:
+    method, steps, outcome = train("dylora", {"rank": 6, "dropout": 0.0}, 1e-2, monkeypatch)
+    agree(follow(method, steps, 1e-2), outcome, steps)
+    ranks = [int(next(iter(step.drawn.values()))) for step in steps]
+    assert all(len({int(rank) for rank in step.drawn.values()}) == 1 for step in steps), "one rank for all sites"
+    assert set(ranks) == {1, 2, 3, 4, 5, 6}
+
+
+def test_sora(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = {"rank": 6, "dropout": 0.0, "sparsity": 3.0}
+    method, steps, outcome = train("sora", settings, 1e-2, monkeypatch)
+
+    def threshold(side: Side, step: int) -> None:
+        for gate in side.named("gate").values():
+            shrunk = torch.where(gate > 0, gate - side.lr * 3.0, gate + side.lr * 3.0)
+            gate.copy_(torch.where(gate.abs() > side.lr * 3.0, shrunk, torch.zeros_like(gate)))
+
+    side = follow(method, steps, 1e-2, after=threshold)
+    agree(side, outcome, steps)
+    gates = torch.cat([value for name, value in outcome.adapter.items() if name.endswith("gate")])
+    assert 0 < int((gates == 0).sum()) < gates.numel(), "some gates closed"
+
+
+def test_delta_lora(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not telescoped: after every step the product's change goes into a private weight, as the paper says."""
+    settings = {"rank": 3, "alpha": 6, "ratio": 0.7, "start": 0.25}
+    method, steps, outcome = train("delta-lora", settings, 1e-2, monkeypatch)
+    added: dict[str, Tensor] = {}
+
+    def products(side: Side) -> dict[str, Tensor]:
+        pairs = zip(side.named("lora_A").items(), side.named("lora_B").values(), strict=True)
+        return {name.removesuffix(".lora_A"): (B @ A).detach() for (name, A), B in pairs}
+
+    last: dict[str, Tensor] = {}
+
+    def before(side: Side, step: int) -> None:
+        last.update(products(side))
+
+    def after(side: Side, step: int) -> None:
+        if step >= 5:
+            for name, product in products(side).items():
+                added[name] = added.get(name, 0) + 0.7 * 2.0 * (product - last[name])
+
+    def formula(settings: Any, p: Mapping[str, Tensor], W: Tensor, b: Tensor, x: Tensor, ffn: bool) -> Tensor:
+        return nn.functional.linear(x, W + p["added"] + 2.0 * p["lora_B"] @ p["lora_A"], b)
+
+    def give(side: Side, step: int) -> None:
+        before(side, step)
+        side.kept = {f"{name}.added": added.get(name, torch.zeros(32, 32)) for name in last}
+
+    monkeypatch.setitem(naive.LINEAR, "delta-lora", formula)
+    agree(follow(method, steps, 1e-2, before=give, after=after), outcome, steps)
+    assert max(float(value.abs().max()) for value in added.values()) > 1e-3
+
+
+def test_adalora(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The loop runs the schedule by itself: at the end exactly the target's number of triplets is left."""
+    settings = {"initial_rank": 6, "target_rank": 2, "interval": 3, "start": 0.1, "end": 0.7, "smoothing": 0.8}
+    method, steps, outcome = train("adalora", settings, 1e-2, monkeypatch)
+    mean: dict[str, Tensor] = {}
+    spread: dict[str, Tensor] = {}
+    alive: list[Tensor] = []
+
+    def importance(side: Side, step: int) -> None:
+        for name, value in side.values.items():
+            now = (value * value.grad).abs()
+            mean[name] = 0.8 * mean.get(name, 0) + 0.2 * now
+            spread[name] = 0.8 * spread.get(name, 0) + 0.2 * (now - mean[name]).abs()
+
+    def prune(side: Side, step: int) -> None:
+        sites = [name.removesuffix(".lora_E") for name in side.named("lora_E")]
+        if step <= 14 and (step % 3 == 0 or step == 14):
+            left = 1 if step < 2 else (1 - (step - 2) / 12) ** 3
+            budget = round(len(sites) * (2 + (6 - 2) * left))
+            triplets = [(site, k) for site in sites for k in range(6)]
+
+            def worth(triplet: tuple[str, int]) -> float:
+                site, k = triplet
+                s = {end: mean[f"{site}.{end}"] * spread[f"{site}.{end}"] for end in ("lora_A", "lora_B", "lora_E")}
+                return float(s["lora_E"][k] + s["lora_A"][k].mean() + s["lora_B"][:, k].mean())
+
+            best = sorted(triplets, key=worth, reverse=True)[:budget]
+            alive[:] = [torch.tensor([float((site, k) in best) for k in range(6)]) for site in sites]
+        elif step < 14:
+            return
+        for site, kept in zip(sites, alive, strict=True):
+            side.values[f"{site}.lora_E"].mul_(kept)
+
+    agree(follow(method, steps, 1e-2, backward=importance, after=prune), outcome, steps)
+    values = torch.cat([value for name, value in outcome.adapter.items() if name.endswith("lora_E")])
+    assert int((values != 0).sum()) == 2 * 4
