@@ -386,10 +386,12 @@ class Driver:
                 continue
             state = adapter.at(site, training=layout.training)
             change = adapter.method.change(state, site, self.site_weights(site))
+            rows[lane] = self._rows(site, flat.shape[0], lane, shared)
+            if change.observe is not None and not shared:
+                change.observe(_without_padding(flat.detach(), layout, rows[lane]))
             if site.is_part:
                 change = widen(change, self._columns(site, out_features), out_features)
             by_lane.setdefault(lane, []).append(change)
-            rows[lane] = self._rows(site, flat.shape[0], lane, shared)
         name = f"{users[0][1].module}.low_rank"
         key = layout.dropout.site(name) if layout.training else 0
         changes = [
@@ -469,6 +471,14 @@ class Driver:
             place_T=layout.place_T[own],
             length_T=layout.length_S[sequence_T],
         )
+
+
+def _without_padding(x_TD: Tensor, layout: Layout, rows: slice) -> Tensor:
+    """The rows of a lane that stand for tokens."""
+    if layout.kind == "packed":
+        return x_TD[rows]
+    assert layout.attention_mask is not None, "a padded pass has a mask"
+    return x_TD[rows][layout.attention_mask.reshape(-1)[rows].bool()]
 
 
 def _norm_with(module: nn.Module, weights: SiteWeights, x_TD: Tensor) -> Tensor:

@@ -59,6 +59,8 @@ class LinearChange:
         in_scale: l, (D,).
         out_scale: g, (O,).
         bias: beta, (O,), added to the base's own bias.
+        observe: called with the lane's rows (T, D) of the site's input before the site computes, padding left out;
+            without gradients. Passes of one step may call it from several threads.
     """
 
     A: Tensor | None = None
@@ -68,6 +70,7 @@ class LinearChange:
     in_scale: Tensor | None = None
     out_scale: Tensor | None = None
     bias: Tensor | None = None
+    observe: Callable[[Tensor], None] | None = None
 
     def delta_weight(self, weight_OD: Tensor) -> Tensor:
         """The weight (O, D) that computes the changed site without the method, in the dtype of `weight_OD`."""
