@@ -108,6 +108,7 @@ LINEAR: dict[str, Formula] = {
     "lora": _lora,
     "lora-plus": _lora,
     "lora-fa": _lora,
+    "lora-drop": _lora,
     "rslora": _rslora,
     "dora": _dora,
     "vera": _vera,
@@ -155,6 +156,7 @@ def trained_numbers(method: str, settings: Mapping[str, Any], sites: tuple[Site,
         inputs, outputs = site.in_features, site.out_features
         total += {
             "lora": rank * (inputs + outputs),
+            "lora-drop": rank * (inputs + outputs),
             "lora-plus": rank * (inputs + outputs),
             "rslora": rank * (inputs + outputs),
             "lora-fa": rank * outputs,

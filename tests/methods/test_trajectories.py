@@ -56,9 +56,11 @@ def follow(
     before: Rule = nothing,
     backward: Rule = nothing,
     after: Rule = nothing,
+    num_layers: int = 2,
 ) -> Side:
     """The same training by the paper's equations, from the recorded start and on the recorded batches."""
-    base, model = tiny_base("bert", torch.float64), tiny_hf("bert", dtype=torch.float64)
+    base = tiny_base("bert", torch.float64, num_hidden_layers=num_layers)
+    model = tiny_hf("bert", dtype=torch.float64, num_hidden_layers=num_layers)
     first = steps[0]
     values = {name: value.clone().requires_grad_() for name, value in {**first.adapter, **first.head}.items()}
     side = Side(values=values, kept={name: value.clone() for name, value in first.frozen.items()})
@@ -81,7 +83,7 @@ def follow(
         loss.backward()
         with torch.no_grad():
             backward(side, number)
-            nn.utils.clip_grad_norm_(list(values.values()), 1.0)
+            nn.utils.clip_grad_norm_(list({id(value): value for value in values.values()}.values()), 1.0)
             for group in optimizer.param_groups:
                 group["lr"] = side.lr
             optimizer.step()
@@ -90,7 +92,7 @@ def follow(
 
 
 def train(
-    method: str, settings: Mapping[str, Any], lr: float, monkeypatch: pytest.MonkeyPatch
+    method: str, settings: Mapping[str, Any], lr: float, monkeypatch: pytest.MonkeyPatch, num_layers: int = 2
 ) -> tuple[Method, list[RecordedStep], TrialOutcome]:
     steps = record_steps(monkeypatch)
     trial = spec(
@@ -104,7 +106,8 @@ def train(
         warmup=0.0,
         splits=("validation",),
     )
-    (outcome,) = run(tiny_base("bert", torch.float64), toy_data(EXAMPLES), [trial]).values()
+    base = tiny_base("bert", torch.float64, num_hidden_layers=num_layers)
+    (outcome,) = run(base, toy_data(EXAMPLES), [trial]).values()
     assert len(steps[trial.id]) == STEPS
     return get_method(method, settings), steps[trial.id], outcome
 
@@ -209,3 +212,51 @@ def test_adalora(monkeypatch: pytest.MonkeyPatch) -> None:
     agree(follow(method, steps, 1e-2, backward=importance, after=prune), outcome, steps)
     values = torch.cat([value for name, value in outcome.adapter.items() if name.endswith("lora_E")])
     assert int((values != 0).sum()) == 2 * 4
+
+
+def test_lora_drop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sharing is one tensor used at several sites; importance comes from hooks on transformers' model."""
+    targets = ("attention.q", "attention.v")
+    settings = {"rank": 3, "alpha": 6, "dropout": 0.0, "survey": 0.4, "threshold": 0.55, "targets": targets}
+    method, steps, outcome = train("lora-drop", settings, 1e-2, monkeypatch, num_layers=4)
+    model = tiny_hf("bert", dtype=torch.float64, num_hidden_layers=4)
+    base = tiny_base("bert", torch.float64, num_hidden_layers=4)
+    totals: dict[str, float] = {}
+    counts: dict[str, int] = {}
+    shared: list[str] = []
+
+    def measure(side: Side, step: int) -> None:
+        batch = padded(EXAMPLES, steps[step].chosen, 0)
+        handles: list[Any] = []
+        for site in method.sites(base):
+            B, A = (side.values[f"{site.id}.lora_{x}"].detach() for x in "BA")
+
+            def look(module: nn.Module, args: tuple[Tensor], key: str = site.id, BA: Tensor = B @ A) -> None:
+                x = args[0].detach()[batch["attention_mask"].bool()]
+                totals[key] = totals.get(key, 0.0) + float((x @ BA.T).square().sum())
+                counts[key] = counts.get(key, 0) + x.shape[0]
+
+            handles.append(model.get_submodule(site.hf_name).register_forward_pre_hook(look))
+        values = {name: value.detach() for name, value in side.values.items()}
+        head = {name: value for name, value in values.items() if name in steps[0].head}
+        naive.logits(model, base, method, {k: v for k, v in values.items() if k not in head}, head, batch)
+        for handle in handles:
+            handle.remove()
+
+    def before(side: Side, step: int) -> None:
+        if 4 <= step < 8:
+            measure(side, step)
+        if step != 8:
+            return
+        for kind in ("query", "value"):
+            worth = {key: totals[key] / counts[key] for key in totals if key.endswith(kind)}
+            order = sorted(worth, key=lambda key: worth[key], reverse=True)
+            num = next(n for n in range(1, 9) if sum(worth[k] for k in order[:n]) >= 0.55 * sum(worth.values()))
+            for key in order[num + 1 :]:
+                shared.append(key)
+                for end in ("lora_A", "lora_B"):
+                    side.values[f"{key}.{end}"].grad = None  # nothing uses it any more
+                    side.values[f"{key}.{end}"] = side.values[f"{order[num]}.{end}"]
+
+    agree(follow(method, steps, 1e-2, before=before, num_layers=4), outcome, steps)
+    assert shared, "some sites share"

@@ -3,9 +3,9 @@
 Zi et al. 2023, "Delta-LoRA: fine-tuning high-rank parameters with the delta of low-rank matrices", arXiv:2309.02411,
 section 4, algorithm 1: from step K on, W_(t+1) = W_t + c (B_(t+1) A_(t+1) - B_t A_t) with c = ratio * s. The sum
 telescopes to W_t = W + c (B_t A_t - B_K A_K), so no trial needs a weight of its own; in that term A_t and B_t are
-constants of the backward pass, or it would be LoRA with a larger alpha. No dropout (section 4.2),
-as both terms must see the same x. Trains r (in + out) numbers per site; A_K and B_K are kept. Mergeable. What was trained is exactly a LoRA of rank 2r,
-(s + c) B_t A_t - c B_K A_K, and is stored so for peft.
+constants of the backward pass, or it would be LoRA with a larger alpha. No dropout (section 4.2): both terms must see
+the same x. Trains r (in + out) numbers per site; A_K and B_K are kept. Mergeable. What was trained is exactly a LoRA of
+rank 2r, (s + c) B_t A_t - c B_K A_K, and is stored so for peft.
 """
 
 from collections.abc import Mapping, Sequence
