@@ -40,6 +40,7 @@ class AdaLoRA(Method):
     label: ClassVar[str] = "AdaLoRA"
     family: ClassVar = "reparameterized"
     citation: ClassVar[str] = "Zhang et al. 2023, arXiv:2303.10512"
+    use_when: ClassVar[str] = "where sites differ in how much they must change: ranks go where they matter"
     lr_range: ClassVar[LogRange] = LogRange(5e-4, 5e-2)
     peft_type: ClassVar[str | None] = "LORA"
     mergeable: ClassVar[bool] = True

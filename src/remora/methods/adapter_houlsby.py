@@ -50,6 +50,7 @@ class HoulsbyAdapter(Method):
     label: ClassVar[str] = "Houlsby adapter"
     family: ClassVar = "additive"
     citation: ClassVar[str] = "Houlsby et al. 2019, arXiv:1902.00751"
+    use_when: ClassVar[str] = "where LoRA-like changes are too weak and a dearer forward pass is acceptable"
     lr_range: ClassVar[LogRange] = LogRange(1e-4, 1e-2)
     identity_at_init: ClassVar[bool] = False
     examples: ClassVar[tuple[dict[str, Any], ...]] = ({}, {"bottleneck": 5, "activation": "silu", "dropout": 0.1})

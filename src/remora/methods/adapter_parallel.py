@@ -34,6 +34,7 @@ class ParallelAdapter(Method):
     label: ClassVar[str] = "parallel adapter"
     family: ClassVar = "additive"
     citation: ClassVar[str] = "He et al. 2022, arXiv:2110.04366"
+    use_when: ClassVar[str] = "in place of serial adapters where feed-forward layers must change much"
     lr_range: ClassVar[LogRange] = LogRange(1e-4, 1e-2)
     examples: ClassVar[tuple[dict[str, Any], ...]] = ({}, {"bottleneck": 6, "scale": 1.5, "dropout": 0.1})
     Config: ClassVar[type[MethodConfig]] = ParallelConfig

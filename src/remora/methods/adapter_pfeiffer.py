@@ -28,6 +28,7 @@ class PfeifferAdapter(HoulsbyAdapter):
 
     label: ClassVar[str] = "Pfeiffer adapter"
     citation: ClassVar[str] = "Pfeiffer et al. 2020, arXiv:2005.00247"
+    use_when: ClassVar[str] = "in place of Houlsby adapters at half their parameters and cost"
     examples: ClassVar[tuple[dict[str, Any], ...]] = ({}, {"bottleneck": 4, "activation": "gelu", "dropout": 0.2})
     Config: ClassVar[type[MethodConfig]] = _Config
 

@@ -37,6 +37,7 @@ class DeltaLoRA(Method):
     label: ClassVar[str] = "Delta-LoRA"
     family: ClassVar = "reparameterized"
     citation: ClassVar[str] = "Zi et al. 2023, arXiv:2309.02411"
+    use_when: ClassVar[str] = "where LoRA stays behind full fine-tuning and the weights themselves may move"
     lr_range: ClassVar[LogRange] = LogRange(1e-4, 1e-2)
     peft_type: ClassVar[str | None] = "LORA"
     mergeable: ClassVar[bool] = True

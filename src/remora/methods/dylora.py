@@ -25,6 +25,7 @@ class DyLoRA(LoRA):
 
     label: ClassVar[str] = "DyLoRA"
     citation: ClassVar[str] = "Valipour et al. 2022, arXiv:2210.07558"
+    use_when: ClassVar[str] = "where the rank to deploy is not known yet: one training serves all of them"
     lr_range: ClassVar[LogRange] = LogRange(1e-4, 1e-2)
     examples: ClassVar[tuple[dict[str, Any], ...]] = (
         {},

@@ -38,6 +38,7 @@ class LNTuning(Method):
     label: ClassVar[str] = "LN tuning"
     family: ClassVar = "partial"
     citation: ClassVar[str] = "Zhao et al. 2023, arXiv:2312.11420"
+    use_when: ClassVar[str] = "as a tiny baseline, and with large bases whose norms are few"
     lr_range: ClassVar[LogRange] = LogRange(1e-3, 3e-2)
     peft_type: ClassVar[str | None] = "LN_TUNING"
     mergeable: ClassVar[bool] = True

@@ -38,6 +38,7 @@ class LoHa(Method):
     label: ClassVar[str] = "LoHa"
     family: ClassVar = "reparameterized"
     citation: ClassVar[str] = "Hyeon-Woo et al. 2021, arXiv:2108.06098"
+    use_when: ClassVar[str] = "where updates of high rank are wanted at few parameters"
     lr_range: ClassVar[LogRange] = LogRange(3e-4, 3e-2)
     peft_type: ClassVar[str | None] = "LOHA"
     mergeable: ClassVar[bool] = True

@@ -32,6 +32,7 @@ class LoRADrop(LoRA):
 
     label: ClassVar[str] = "LoRA-drop"
     citation: ClassVar[str] = "Zhou et al. 2024, arXiv:2402.07721"
+    use_when: ClassVar[str] = "where few layers matter: it finds them, and the others share one adapter"
     lr_range: ClassVar[LogRange] = LogRange(1e-4, 1e-2)
     examples: ClassVar[tuple[dict[str, Any], ...]] = (
         {},

@@ -46,6 +46,7 @@ class LoReFT(Method):
     label: ClassVar[str] = "LoReFT"
     family: ClassVar = "additive"
     citation: ClassVar[str] = "Wu et al. 2024, arXiv:2404.03592"
+    use_when: ClassVar[str] = "for very few parameters, where editing the states of some positions is enough"
     lr_range: ClassVar[LogRange] = LogRange(3e-4, 3e-2)
     site_kinds: ClassVar[tuple[SiteKind, ...]] = ("block",)
     identity_at_init: ClassVar[bool] = False

@@ -25,6 +25,7 @@ class PTuningV2(PrefixTuning):
 
     label: ClassVar[str] = "P-tuning v2"
     citation: ClassVar[str] = "Liu et al. 2021, arXiv:2110.07602"
+    use_when: ClassVar[str] = "with large bases or hard sequence tasks, as prompts in every layer"
     lr_range: ClassVar[LogRange] = LogRange(3e-3, 3e-1)
     examples: ClassVar[tuple[dict[str, Any], ...]] = (
         {},

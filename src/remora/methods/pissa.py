@@ -36,6 +36,7 @@ class PiSSA(Method):
     label: ClassVar[str] = "PiSSA"
     family: ClassVar = "reparameterized"
     citation: ClassVar[str] = "Meng et al. 2024, arXiv:2404.02948"
+    use_when: ClassVar[str] = "where training is short: it starts at the principal part of the weight"
     lr_range: ClassVar[LogRange] = LogRange(5e-5, 5e-3)
     peft_type: ClassVar[str | None] = "LORA"
     mergeable: ClassVar[bool] = True

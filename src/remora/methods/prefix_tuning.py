@@ -45,6 +45,7 @@ class PrefixTuning(Method):
     label: ClassVar[str] = "prefix tuning"
     family: ClassVar = "additive"
     citation: ClassVar[str] = "Li and Liang 2021, arXiv:2101.00190"
+    use_when: ClassVar[str] = "to serve many tasks from one base without touching its weights"
     lr_range: ClassVar[LogRange] = LogRange(3e-4, 3e-2)
     peft_type: ClassVar[str | None] = "PREFIX_TUNING"
     site_kinds: ClassVar[tuple[SiteKind, ...]] = ("kv",)

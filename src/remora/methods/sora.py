@@ -24,6 +24,7 @@ class SoRA(LoRA):
 
     label: ClassVar[str] = "SoRA"
     citation: ClassVar[str] = "Ding et al. 2023, arXiv:2311.11696"
+    use_when: ClassVar[str] = "where the rank each site needs should come out of training"
     lr_range: ClassVar[LogRange] = LogRange(1e-4, 1e-2)
     examples: ClassVar[tuple[dict[str, Any], ...]] = (
         {},
