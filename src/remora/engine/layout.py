@@ -8,8 +8,8 @@ T rows, S sequences, N sequences of a bucket, L length of a bucket.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -104,6 +104,8 @@ class Layout:
     dropout: DropoutKeys
     training: bool
     prefixed: Prefixed | None = None
+    groups: dict[tuple[tuple[int, int], ...], Any] = field(default_factory=dict[tuple[tuple[int, int], ...], Any])
+    """Places of rows that `low_rank` has worked out for some lanes of this pass."""
 
     @property
     def num_rows(self) -> int:

@@ -1,7 +1,8 @@
 """A frozen linear layer with the changes of all lanes, forward and backward in one autograd node.
 
 For every lane k with rows T_k: ``y_k = g_k * (W (l_k * x_k) + s_k B_k A_k drop(x_k)) + b + beta_k`` (any part may be
-absent). The base's product is one matrix product over the rows of all lanes; the lanes' own terms are added in place.
+absent). The base's product is one matrix product over the rows of all lanes; the lanes' own terms are added in place,
+on a CPU one by one, on other devices those of one shape together.
 No lane's rows ever enter another lane's products, so a lane full of NaN stays alone.
 
 T rows, D in_features, O out_features, R rank.
@@ -17,6 +18,7 @@ from torch.autograd import Function
 
 from remora.engine.dropout import apply_mask, keep_mask, pair_counters
 from remora.engine.layout import Layout
+from remora.engine.low_rank import GroupKept, LowRankGroup
 from remora.methods.base import LinearChange
 from remora.native import kernels
 
@@ -64,6 +66,20 @@ class _Kept:
     call: kernels.LowRankCall | None = None
 
 
+@dataclass(kw_only=True)
+class _Group:
+    """Terms that are computed together, and places in the saved tensors."""
+
+    terms: tuple[int, ...]
+    call: LowRankGroup
+    trains_A: bool
+    A: int
+    B: int
+    x: int | None = None
+    mask: int | None = None
+    hidden: int
+
+
 class _ChangedLinear(Function):
     @staticmethod
     def forward(
@@ -78,7 +94,11 @@ class _ChangedLinear(Function):
         dtype = x_TD.dtype
         usable = kernels.usable(x_TD) and x_TD.is_contiguous()
         native = [usable and _fits_kernel(term, parts) for term in terms]
-        uncast = {term.parts[name] for term, fits in zip(terms, native, strict=True) if fits for name in ("A", "B")}
+        trains_A = [ctx.needs_input_grad[5 + term.parts["A"]] if "A" in term.parts else False for term in terms]
+        alike = _alike(terms, parts, ctx.needs_input_grad[5:]) if grouped(x_TD) else []
+        together = {number for members in alike for number in members}
+        elsewhere = [fits or number in together for number, fits in enumerate(native)]
+        uncast = {term.parts[name] for term, e in zip(terms, elsewhere, strict=True) if e for name in ("A", "B")}
         cast = [part if place in uncast else part.to(dtype) for place, part in enumerate(parts)]
         x_in = x_TD
         if any("in_scale" in term.parts for term in terms):
@@ -89,7 +109,6 @@ class _ChangedLinear(Function):
         bias_later = any("out_scale" in term.parts for term in terms)
         y_TO = torch.nn.functional.linear(x_in, weight_OD, None if bias_later else bias_O)
         # A frozen A (LoRA-FA, VeRA) or none at all needs no input in the backward pass: that is what these save.
-        trains_A = [ctx.needs_input_grad[5 + term.parts["A"]] if "A" in term.parts else False for term in terms]
         drops = [layout.training and term.dropout > 0 for term in terms]
         keeps_x = any(
             "in_scale" in term.parts or (trained and not dropping and not fits)
@@ -102,8 +121,33 @@ class _ChangedLinear(Function):
             saved.append(value)
             return len(saved) - 1
 
+        groups: list[_Group] = []
+        for members in alike:
+            several = [terms[number] for number in members]
+            call = LowRankGroup(
+                tuple((term.rows.start, term.rows.stop) for term in several),
+                [term.scale for term in several],
+                several[0].dropout if layout.training else 0.0,
+                several[0].site,
+                layout,
+                dtype,
+            )
+            A, B = (torch.stack([parts[term.parts[name]] for term in several]).to(dtype) for name in ("A", "B"))
+            done = call.forward(x_TD, A, B, y_TO, trains_A=trains_A[members[0]])
+            groups.append(
+                _Group(
+                    terms=members,
+                    call=call,
+                    trains_A=trains_A[members[0]],
+                    A=keep(A),
+                    B=keep(B),
+                    x=None if done.x_NLD is None else keep(done.x_NLD),
+                    mask=None if done.mask_NLD is None else keep(done.mask_NLD),
+                    hidden=keep(done.low_NLR),
+                )
+            )
         covered: list[slice] = []
-        for term, fits, trained, dropping in zip(terms, native, trains_A, drops, strict=True):
+        for number, (term, fits, trained, dropping) in enumerate(zip(terms, native, trains_A, drops, strict=True)):
             y = y_TO[term.rows]
             of = _Kept()
             kept.append(of)
@@ -111,7 +155,7 @@ class _ChangedLinear(Function):
                 call = _kernel_call(term, x_TD, parts, layout if dropping else None)
                 of.hidden = keep(call.forward(y))
                 of.call = call if trained else replace(call, x_TD=None)
-            elif "A" in term.parts:
+            elif "A" in term.parts and number not in together:
                 x = x_TD[term.rows]
                 if dropping:
                     dropout = layout.dropout
@@ -138,7 +182,7 @@ class _ChangedLinear(Function):
             for rows in _gaps(covered, y_TO.shape[0]):
                 y_TO[rows].add_(bias_O)
         ctx.save_for_backward(*saved)
-        ctx.terms, ctx.kept, ctx.num_parts = terms, kept, len(parts)
+        ctx.terms, ctx.kept, ctx.groups, ctx.num_parts = terms, kept, groups, len(parts)
         ctx.dtypes = [part.dtype for part in parts]
         return y_TO
 
@@ -153,7 +197,8 @@ class _ChangedLinear(Function):
         if any("out_scale" in term.parts for term in ctx.terms):
             inner_TO = grad_TO.clone()
         low_grads: list[Tensor | None] = []
-        for term, of in zip(ctx.terms, ctx.kept, strict=True):
+        together = {number for group in ctx.groups for number in group.terms}
+        for number, (term, of) in enumerate(zip(ctx.terms, ctx.kept, strict=True)):
             grad = grad_TO[term.rows]
             if "bias" in term.parts:
                 out[term.parts["bias"]] = grad.sum(0)
@@ -161,7 +206,7 @@ class _ChangedLinear(Function):
                 out[term.parts["out_scale"]] = (grad * saved[of.scaled]).sum(0)
                 inner_TO[term.rows] *= cast[term.parts["out_scale"]]
                 grad = inner_TO[term.rows]
-            if "A" not in term.parts or of.call is not None:
+            if "A" not in term.parts or of.call is not None or number in together:
                 low_grads.append(None)
                 continue
             low_grad = (grad @ cast[term.parts["B"]]).mul_(term.scale)
@@ -191,8 +236,35 @@ class _ChangedLinear(Function):
                 into = None if grad_x is None else grad_x[term.rows]
                 grad = inner_TO[term.rows].contiguous()
                 out[places[0]], out[places[1]] = of.call.backward(saved[of.hidden], grad, trains, into)
+        for group in ctx.groups:
+            x, mask = (None if place is None else saved[place] for place in (group.x, group.mask))
+            back = GroupKept(x_NLD=x, mask_NLD=mask, low_NLR=saved[group.hidden])
+            stacked = group.call.backward(
+                back, x_TD, saved[group.A], saved[group.B], inner_TO, grad_x, trains_A=group.trains_A
+            )
+            for name, grads_N in zip(("A", "B"), stacked, strict=True):
+                places = [ctx.terms[number].parts[name] for number in group.terms]
+                if grads_N is not None and ctx.needs_input_grad[5 + places[0]]:
+                    for place, grad in zip(places, grads_N.to(ctx.dtypes[places[0]]), strict=True):
+                        out[place] = grad
         given = (None if grad is None else grad.to(dtype) for grad, dtype in zip(out, ctx.dtypes, strict=True))
         return (grad_x, None, None, None, None, *given)
+
+
+def grouped(x_TD: Tensor) -> bool:
+    """Whether terms of one shape are computed together: a CPU has kernels for each, a GPU waits for launches."""
+    return x_TD.device.type != "cpu"
+
+
+def _alike(terms: Sequence[_Term], parts: Sequence[Tensor], trained: Sequence[bool]) -> list[tuple[int, ...]]:
+    """Terms that can be stacked, as their numbers, in groups of two or more; `trained` says it of every part."""
+    groups: dict[tuple[object, ...], list[int]] = {}
+    for number, term in enumerate(terms):
+        if "A" in term.parts and not term.shared:
+            A, B = term.parts["A"], term.parts["B"]
+            shape = parts[A].shape, parts[A].dtype, parts[B].dtype, trained[A], trained[B], term.dropout, term.site
+            groups.setdefault(shape, []).append(number)
+    return [tuple(members) for members in groups.values() if len(members) > 1]
 
 
 def _fits_kernel(term: _Term, parts: Sequence[Tensor]) -> bool:
