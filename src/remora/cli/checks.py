@@ -92,6 +92,33 @@ def check_kernels() -> Check:
     return Check(name="kernels", verdict="warning", found=found, hint=hint)
 
 
+def check_attention() -> Check:
+    """How attention would be computed with and without dropout of its probabilities, and why."""
+    from remora.config.schema import EngineConfig, ModelConfig
+    from remora.engine.attention_choice import NATIVE_LENGTH, choose, flash_here
+    from remora.native import kernels
+    from remora.study.machine import choose_dtype, compute_device
+
+    device, dtype = compute_device(EngineConfig()), choose_dtype(ModelConfig(id="any"), EngineConfig())
+    on, off = (
+        choose(
+            device_type=device.type,
+            dtype=dtype,
+            features=(64, 64),
+            longest=NATIVE_LENGTH,
+            softcap=False,
+            dropping=dropping,
+            native=kernels.status()[0],
+            flash=flash_here(device),
+        )
+        for dropping in (True, False)
+    )
+    found = f"{off.computation} ({off.reason})"
+    if on != off:
+        found += f"; with dropout {on.computation} ({on.reason})"
+    return Check(name="attention", verdict="ok", found=found)
+
+
 def check_threads() -> Check:
     """Why a study runs one worker with one thread per core: what more threads give to one product, measured."""
     from remora.study.machine import available_cores
@@ -211,6 +238,7 @@ def all_checks(folder: Path) -> list[Callable[[], Check]]:
         check_device,
         check_precision,
         check_kernels,
+        check_attention,
         check_threads,
         check_memory,
         lambda: check_disk(folder),

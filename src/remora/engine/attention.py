@@ -3,7 +3,8 @@
 Sequences are gathered into buckets of like length, attended to by explicit products (on CPU several times faster than
 torch's fused kernel on short sequences, whose bf16 backward is slow), and put back. The backward pass is written out,
 so that nothing is kept but q, k, v and the probabilities. Where the compiled kernel is there it takes passes of short
-sequences: it reads rows in place and keeps two numbers per query and head instead of probabilities.
+sequences: it reads rows in place and keeps two numbers per query and head instead of probabilities. On a GPU fused
+attention of others takes what it can (`attention_choice`).
 
 T rows, H heads, K key-value heads, G = H / K query heads per key-value head, F head features,
 N sequences of a bucket, L its length.
@@ -11,7 +12,6 @@ N sequences of a bucket, L its length.
 
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -20,14 +20,12 @@ from torch import Tensor, nn
 from torch.autograd import Function
 from transformers import AttentionInterface
 
+from remora.engine.attention_choice import AttentionRule, choose, flash_here, forbidden
 from remora.engine.dropout import apply_mask, keep_mask
+from remora.engine.fused_attention import by_package, over_buckets, over_sequences
 from remora.engine.hashing import feature_counters
 from remora.engine.layout import Bucket, Layout
 from remora.native import kernels
-
-NATIVE_LENGTH = 128
-"""Passes whose sequences are at most this long go to the compiled kernel, which computes in float32; longer ones are
-mostly matrix products and go to those of the stored type."""
 
 NAME = "remora_packed"
 
@@ -43,40 +41,6 @@ _IGNORED_KEYWORDS = frozenset(
     }
 )
 """Keywords of transformers that change nothing here: positions are already in q and k, no cache, no weights out."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class AttentionRule:
-    """What one attention call asks for, besides q, k and v."""
-
-    scaling: float
-    dropout: float
-    softcap: float | None
-    window: int | None
-    causal: bool
-
-
-def _forbidden(bucket: Bucket, rule: AttentionRule) -> Tensor | None:
-    """(N or 1, 1, 1, L, L) True where a query must not look; None when every query may look everywhere.
-
-    Padding queries look at the sequence's first row alone, so that no row is without a key.
-    """
-    width = bucket.rows_NL.shape[1]
-    if bucket.full and not rule.causal and (rule.window is None or rule.window >= width):
-        return None
-    position = torch.arange(width, device=bucket.rows_NL.device)
-    distance = position[:, None] - position[None, :]
-    forbidden = torch.zeros(width, width, dtype=torch.bool, device=position.device)
-    if rule.causal:
-        forbidden |= distance < 0
-    if rule.window is not None:
-        forbidden |= distance.abs() >= rule.window
-    if bucket.full:
-        return forbidden[None, None, None]
-    real_NL = bucket.real_NL
-    forbidden = forbidden | ~real_NL[:, None, :]
-    forbidden = torch.where(real_NL[:, :, None], forbidden, (position > 0)[None, None, :])
-    return forbidden[:, None, None]
 
 
 class _Attend(Function):
@@ -101,9 +65,9 @@ class _Attend(Function):
                 saved.append(scores)
                 scores = scores * rule.softcap
             scores = scores.view(num, num_kv, groups, width, width)
-            forbidden = _forbidden(bucket, rule)
-            if forbidden is not None:
-                scores = scores.masked_fill_(forbidden, float("-inf"))
+            outside = forbidden(bucket, rule)
+            if outside is not None:
+                scores = scores.masked_fill_(outside, float("-inf"))
             probs = scores.softmax(-1)
             dropped, mask = _drop_probs(probs, layout, bucket, rule, site)
             mixed = torch.bmm(dropped.view(num * num_kv, groups * width, width), v)
@@ -268,8 +232,27 @@ def attend(q_THF: Tensor, k_TKF: Tensor, v_TKF: Tensor, layout: Layout, rule: At
         (T, H, F).
     """
     site = layout.dropout.site(name) if _has_dropout(layout, rule) else 0
-    native = kernels.usable(q_THF) and layout.longest <= NATIVE_LENGTH and q_THF.shape[2] == v_TKF.shape[2]
-    return (_NativeAttend if native else _Attend).apply(q_THF, k_TKF, v_TKF, layout, rule, site)
+    chosen = choose(
+        device_type=q_THF.device.type,
+        dtype=q_THF.dtype,
+        features=(q_THF.shape[2], v_TKF.shape[2]),
+        longest=layout.longest,
+        softcap=rule.softcap is not None,
+        dropping=_has_dropout(layout, rule),
+        native=kernels.usable(q_THF),
+        flash=flash_here(q_THF.device),
+    )
+    match chosen.computation:
+        case "kernel":
+            return _NativeAttend.apply(q_THF, k_TKF, v_TKF, layout, rule, site)
+        case "products":
+            return _Attend.apply(q_THF, k_TKF, v_TKF, layout, rule, site)
+        case "varlen":
+            return over_sequences(q_THF, k_TKF, v_TKF, layout, rule)
+        case "flash-attn":
+            return by_package(q_THF, k_TKF, v_TKF, layout, rule)
+        case "buckets":
+            return over_buckets(q_THF, k_TKF, v_TKF, layout, rule)
 
 
 Prefixes = Mapping[int, tuple[Tensor, Tensor]]
