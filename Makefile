@@ -10,7 +10,7 @@ RUN_STAMP := .venv/installed-run
 TEST_STAMP := .venv/installed-test
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
-.PHONY: demo test test-all lint lock methods-page clean
+.PHONY: demo test test-all test-gpu lint lock methods-page clean
 
 demo: $(RUN_STAMP)
 	$(BIN)/remora demo
@@ -20,6 +20,10 @@ test: lint
 
 test-all: lint
 	$(PYTEST) -m ""
+
+# On a machine with a GPU and a torch built for it; elsewhere every test is skipped and says so.
+test-gpu: $(TEST_STAMP)
+	$(BIN)/python -m pytest -rs -m gpu tests/gpu
 
 lint: $(TEST_STAMP)
 	$(BIN)/ruff check

@@ -38,6 +38,18 @@ medians. Full fine-tuning also computes the gradients of all weights; head only 
 """
 
 
+GPU = """## GPU
+
+Made by `python -m bench.gpu`: models of real sizes with random weights, sentences of one length, LoRA of rank 8 on
+query and value, both sides in bf16 on the same device. The peer trains one trial at a time with torch's fused attention
+and fused AdamW, its base in the faster of the types tried. Share of the peak: 4 N FLOPs per token, N the weights of the
+linear layers, over the device's dense bf16 rate. Memory is the most that tensors took.
+
+"""
+
+NO_GPU = "Not measured: no GPU was at hand when this page was made.\n"
+
+
 def method_table(seconds: dict[str, list[float]]) -> str:
     """Milliseconds of a step of each method, and how many times a LoRA step; medians over the repeats."""
     rows: list[list[str]] = []
@@ -97,9 +109,47 @@ def write_tables(results: Path, docs: Path, names: Sequence[str]) -> str:
     scaling = results / "scaling.json"
     if scaling.is_file():
         parts.append(SCALING + scaling_tables(json.loads(scaling.read_text(encoding="utf-8"))))
+    on_gpu = results / "gpu.json"
+    parts.append(gpu_section(json.loads(on_gpu.read_text(encoding="utf-8")) if on_gpu.is_file() else None))
     text = "\n".join(parts)
     (docs / "benchmarks.md").write_text(text, encoding="utf-8")
     return text
+
+
+def gpu_section(tree: dict[str, Any] | None) -> str:
+    """What was measured on a GPU, or that nothing was."""
+    if tree is None:
+        return GPU + NO_GPU
+    machine: dict[str, Any] = tree["machine"]
+    versions = ", ".join(f"{name} {machine[name]}" for name in ("torch", "transformers", "peft"))
+    parts = [GPU + f"Device: {machine['device']}, {machine['memory_gib']} GiB, CUDA {machine['cuda']}; {versions}.\n"]
+    head = ["side", "examples/s", "tokens/s", "share of peak", "peak memory", "gradient norm", "times strongest peer"]
+    for name, model in tree["models"].items():
+        text = (
+            f"{name}: batches of {model['batch_size']} sentences of {model['length']} tokens, {model['steps']} timed "
+            f"steps, base dropout {'on' if model['base_dropout'] else 'off'}. "
+            f"Attention in Remora: {model['attention']}.\n"
+        )
+        rows = [
+            _gpu_row(f"Remora, {count} lane(s)", row, f"{model['ratios'][count]:.1f}")
+            for count, row in model["remora"].items()
+        ]
+        rows += [_gpu_row(f"peer, base in {dtype}", row, "") for dtype, row in model["peer"].items()]
+        parts += [text, table(head, rows)]
+    return "\n".join(parts)
+
+
+def _gpu_row(side: str, row: dict[str, Any], ratio: str) -> list[str]:
+    share, memory = row["share_of_peak"], row["peak_bytes"]
+    return [
+        side,
+        f"{row['examples_per_second']:.0f} ({min(row['turns']):.0f} to {max(row['turns']):.0f})",
+        f"{row['tokens_per_second']:.0f}",
+        "-" if share is None else f"{100 * share:.1f} %",
+        "-" if memory is None else f"{memory / 2**30:.1f} GiB",
+        f"{row['grad_norm_min']:.2f} to {row['grad_norm_max']:.2f}",
+        ratio,
+    ]
 
 
 def machine_text(machine: dict[str, Any]) -> str:
