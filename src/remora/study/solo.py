@@ -6,7 +6,6 @@ JSON object. Loading, evaluation and the first steps are outside what is measure
 
 import argparse
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -16,15 +15,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from remora.results.schema import MemoryBreakdown, RowCost
 from remora.study.launch import worker_environment
-from remora.study.machine import give_memory_back
 from remora.study.trials import PlannedTrial
 
 _WARM_UP = 2
 _STEPS = 6
+NUM_STEPS = _WARM_UP + _STEPS
 
 
 def measure(run_dir: Path, trial: PlannedTrial, threads: int) -> RowCost:
@@ -69,14 +66,16 @@ class _Clock:
 
 def _solo(run_dir: Path, threads: int, trial: PlannedTrial) -> RowCost:
     import numpy as np
+    import torch
 
     from remora.config.load import read_study
     from remora.engine.driver import Driver
     from remora.engine.loop import run_pack
     from remora.engine.trial import Examples
     from remora.study.context import open_context
-    from remora.study.machine import compute_device, settle
+    from remora.study.machine import compute_device, give_memory_back, settle
     from remora.study.packs import LONE_PARTS
+    from remora.study.resident import peak_bytes, reset_peak
 
     torch.set_num_threads(threads)
     config = read_study(run_dir / "study.yaml")
@@ -87,7 +86,7 @@ def _solo(run_dir: Path, threads: int, trial: PlannedTrial) -> RowCost:
 
     def few(split: str, room: int) -> Examples:
         whole = data.split(split, room)
-        num = min(len(whole), (_WARM_UP + _STEPS) * batch)
+        num = min(len(whole), NUM_STEPS * batch)
         chosen = np.linspace(0, len(whole) - 1, num).astype(int)
         return Examples(
             ids=[whole.ids[i] for i in chosen],
@@ -95,12 +94,11 @@ def _solo(run_dir: Path, threads: int, trial: PlannedTrial) -> RowCost:
             targets=whole.targets[chosen],
         )
 
-    spec = replace(
-        trial.spec, epochs=_WARM_UP + _STEPS, max_steps=_WARM_UP + _STEPS, curve=False, select="last", splits=()
-    )
+    spec = replace(trial.spec, epochs=NUM_STEPS, max_steps=NUM_STEPS, curve=False, select="last", splits=())
     clock = _Clock()
     settle()
-    _reset_peak(on_device.device)
+    give_memory_back()
+    reset_peak(on_device.device)
     with Driver(on_device) as driver:
         (outcome,) = run_pack(
             driver,
@@ -112,7 +110,7 @@ def _solo(run_dir: Path, threads: int, trial: PlannedTrial) -> RowCost:
             read_every=1,
             events=clock,
         )
-    peak = _peak_bytes(on_device.device)
+    peak = peak_bytes(on_device.device)
     steps = [after - before for before, after in zip(clock.times[:-1], clock.times[1:], strict=True)][_WARM_UP:]
     if not steps:
         return RowCost()
@@ -132,27 +130,6 @@ def _solo(run_dir: Path, threads: int, trial: PlannedTrial) -> RowCost:
             activations_and_rest=max(0, peak - known),
         ),
     )
-
-
-def _reset_peak(device: torch.device) -> None:
-    """Give freed memory back and start the high-water mark anew, so that loading does not count (Linux and CUDA)."""
-    give_memory_back()
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-    elif sys.platform == "linux":
-        Path("/proc/self/clear_refs").write_text("5")
-
-
-def _peak_bytes(device: torch.device) -> int:
-    """CUDA: the most that tensors took; otherwise the most that the process took."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    if sys.platform == "linux":
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-    scale = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
