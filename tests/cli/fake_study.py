@@ -19,6 +19,7 @@ class FakePlan:
     peak_bytes: int = 600_000_000
     trials_per_pack: int = 8
     cuts: tuple[str, ...] = ()
+    reductions: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,43 +10,19 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import PreTrainedTokenizerFast
 
 from remora.cli.main import run_cli
-from tests.tiny import tiny_hf
-
-GOOD, BAD = ("fine", "great", "lovely", "happy"), ("bad", "poor", "awful", "sad")
-FILLER = ("the", "food", "was", "a", "film", "day", "very", "so")
+from tests.moods import write_data, write_model
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny random BERT with a word-level tokenizer, as a folder."""
-    folder = tmp_path_factory.mktemp("model")
-    tiny_hf("bert").save_pretrained(folder)
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *GOOD, *BAD, *FILLER]
-    tokenizer = Tokenizer(models.WordLevel({word: index for index, word in enumerate(words)}, unk_token="[UNK]"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
-    )
-    PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]"
-    ).save_pretrained(folder)
-    return folder
+    return write_model(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """240 distinct sentences in two classes."""
-    path = tmp_path_factory.mktemp("data") / "moods.csv"
-    rows: list[str] = []
-    for n in range(240):
-        words = [FILLER[n % 8], FILLER[n // 8 % 8], (GOOD if n % 2 else BAD)[n // 2 % 4], FILLER[n // 64]]
-        rows.append(f"{' '.join(words)} {n},{'good' if n % 2 else 'bad'}")
-    path.write_text("text,label\n" + "\n".join(rows) + "\n")
-    return path
+    return write_data(tmp_path_factory.mktemp("data") / "moods.csv")
 
 
 def finished(run_dir: Path) -> dict[Path, int]:

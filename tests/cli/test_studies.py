@@ -200,7 +200,7 @@ def test_validate_says_ok_with_the_plan(study: FakeStudy, tmp_path: Path, capsys
     assert run_cli(["validate", str(path)]) == 0
     shown = capsys.readouterr().out
     assert f"{path}: ok" in shown
-    assert "40 trials, about 5 min 00 s" in shown
+    assert "40 trials, estimated 5 min 00 s" in shown
     assert run_cli(["validate", str(path), "--json", "protocol.seeds=1"]) == 0
     shown = json.loads(capsys.readouterr().out)
     assert shown["ok"] is True

@@ -11,7 +11,7 @@ from remora.config.load import build_study, dump_yaml, read_study
 from remora.config.schema import EngineConfig, ModelConfig
 from remora.errors import ResourceError
 from remora.models.base import placed
-from remora.study import context, launch, machine, solo
+from remora.study import context, launch, machine, resident
 from remora.study.launch import Workers, shares
 from remora.study.machine import choose_dtype, compute_device, describe_machine, num_gpus, settled_device
 from remora.study.packs import lanes_per_pack
@@ -140,7 +140,7 @@ def test_peak_memory_on_a_gpu_is_what_tensors_took(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", calls.append)
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 12345)
     device = torch.device("cuda", 0)
-    solo._reset_peak(device)
+    resident.reset_peak(device)
     assert calls == [device]
-    assert solo._peak_bytes(device) == 12345
-    assert solo._peak_bytes(torch.device("cpu")) > 2**20
+    assert resident.peak_bytes(device) == 12345
+    assert resident.peak_bytes(torch.device("cpu")) > 2**20

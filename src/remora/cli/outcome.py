@@ -40,16 +40,19 @@ def plan_json(plan: "StudyPlan") -> dict[str, object]:
         "peak_bytes": plan.peak_bytes,
         "trials_per_pack": plan.trials_per_pack,
         "cuts": list(plan.cuts),
+        "reductions": list(plan.reductions),
     }
 
 
 def plan_text(plan: "StudyPlan") -> str:
-    """The plan for people: one line of cost, one line for everything the budget cut."""
+    """The plan for people: one line of cost, one line for everything that the budget cut or the memory reduced."""
     cost = (
-        f"{plan.num_trials} trials, about {duration(plan.seconds)}, peak memory about "
+        f"{plan.num_trials} trials, estimated {duration(plan.seconds)}, estimated peak memory "
         f"{size(plan.peak_bytes)}, {plan.trials_per_pack} trials per pack"
     )
-    return "\n".join([f"plan: {cost}", *(f"to fit the budget: {cut}" for cut in plan.cuts)])
+    lines = [f"to fit the budget: {cut}" for cut in plan.cuts]
+    lines += [f"to fit the memory: {reduction}" for reduction in plan.reductions]
+    return "\n".join([f"plan: {cost}", *lines])
 
 
 def outcome_json(summary: StudySummary, run_dir: Path) -> dict[str, object]:

@@ -255,7 +255,8 @@ class Study(Versioned):
     """What runs: one entry in `rows` per row of the comparison, baselines included, in the order asked for.
 
     `kind` is compare, train or sweep. `fingerprint` is the hash of the resolved study file. `command` is the line the
-    user typed or an equal one. `versions` maps a package (and "python") to its version.
+    user typed or an equal one. `versions` maps a package (and "python") to its version. `reductions` says in words what
+    was reduced so that the study fits into memory; the settings it came to are in study.yaml.
     """
 
     name: str
@@ -266,4 +267,5 @@ class Study(Versioned):
     model: ModelInfo
     protocol: ProtocolInfo
     rows: tuple[RowPlan, ...]
+    reductions: tuple[str, ...] = ()
     versions: dict[str, str] = {}

@@ -47,12 +47,16 @@ from remora.results.wording import duration, size
 from remora.study import solo
 from remora.study.context import StudyContext, open_context
 from remora.study.estimate import StudyPlan, estimate, fit_budget
-from remora.study.launch import Event, Workers, shares
+from remora.study.launch import Event, Workers
 from remora.study.machine import available_cores, describe_machine, dtype_name, num_gpus
-from remora.study.packs import lanes_per_pack, plan_packs
+from remora.study.memory import fit_memory
+from remora.study.packs import plan_packs
+from remora.study.probe import run_probe
 from remora.study.progress import Progress
 from remora.study.record import record_failure, record_majority
+from remora.study.resident import free_bytes
 from remora.study.rows import MAJORITY, UNTRAINED, StudyRow, reference_row, study_rows
+from remora.study.stages import plan_stages
 from remora.study.trials import TUNING_SEED, PlannedTrial, TrialMaker
 from remora.study.tuning import choose_lr
 
@@ -107,7 +111,7 @@ def plan_study(config: StudyConfig) -> StudyPlan:
     Raises:
         RemoraError: anything that would stop the study.
     """
-    _, plan = _settle(open_context(config))
+    _, plan = _settle(config, fit=True)
     return plan
 
 
@@ -126,13 +130,15 @@ def run_study(config: StudyConfig, out: Path | None = None, *, progress: Progres
     run_dir = out if out is not None else Path("runs") / f"{config.name}-{fingerprint(config)[:8]}"
     config, origin = _resume_config(config, run_dir)
     config = _with_absolute_paths(config)
-    context, plan = _settle(open_context(config))
+    context, plan = _settle(config, fit=not (run_dir / STUDY_FILE).is_file())
     with _only_coordinator(run_dir):
         run = _Run(context=context, run_dir=run_dir, progress=progress, rows=study_rows(context.config, context.base))
-        run.write_header(origin, plan.cuts)
+        run.write_header(origin, plan)
         progress.note(_cost_line(plan, context))
         for cut in plan.cuts:
             progress.note(f"to fit the budget: {cut}")
+        for reduction in plan.reductions:
+            progress.note(f"to fit the memory: {reduction}")
         run.train()
         run.measure_costs(time.monotonic() - start)
         summary = summarise(run_dir)
@@ -151,12 +157,12 @@ class _Run:
     rows: tuple[StudyRow, ...]
     _seen: dict[str, float | None] = field(default_factory=dict[str, "float | None"])
 
-    def write_header(self, origin: str, cuts: Sequence[str]) -> None:
-        """study.yaml, study.json and data.json, before the first trial."""
+    def write_header(self, origin: str, plan: StudyPlan) -> None:
+        """study.yaml, study.json and data.json, before the first trial; what was cut when it was begun is kept."""
         context, config, base = self.context, self.context.config, self.context.base
         write_atomic(self.run_dir / "study.yaml", dump_yaml(config).encode())
         known = self.run_dir / STUDY_FILE
-        created = read_record(known, Study).created if known.is_file() else _now()
+        begun = read_record(known, Study) if known.is_file() else None
         protocol = config.protocol
         tuned = any(len(row.lrs) > 1 for row in self.rows)
         notes = {"head": "base dropout off", MAJORITY: "no training", UNTRAINED: "random head, no training"}
@@ -165,7 +171,7 @@ class _Run:
             kind=config.kind,
             fingerprint=origin,
             command=shlex.join(["remora", *sys.argv[1:]]) if sys.argv and sys.argv[0].endswith("remora") else "",
-            created=created,
+            created=begun.created if begun is not None else _now(),
             model=ModelInfo(
                 name=base.name,
                 architecture=base.arch.model_type,
@@ -191,9 +197,10 @@ class _Run:
                 margin=protocol.margin,
                 prefer=protocol.prefer,
                 reference=reference_row(self.rows),
-                cuts=tuple(cuts),
+                cuts=begun.protocol.cuts if begun is not None else plan.cuts,
             ),
             rows=tuple(row.plan(notes.get(row.id, "")) for row in self.rows),
+            reductions=begun.reductions if begun is not None else plan.reductions,
             versions={name: importlib.metadata.version(name) for name in _PACKAGES}
             | {"python": platform.python_version()},
         )
@@ -204,20 +211,13 @@ class _Run:
         """Baselines and tuning, then the final trials with the learning rates chosen."""
         maker = TrialMaker(self.context)
         self._majority()
-        first = [trial for row in self.rows if row.id == UNTRAINED for trial in maker.untrained(row)]
-        first += [trial for row in self.rows for trial in maker.tuning(row)]
+        stages = plan_stages(self.context, self.rows)
         metric = self.context.dataset.metric
-        config = self.context.config
-        tokens = float(self.context.encoded("train").lengths.mean())
-        slots = lanes_per_pack(config.engine, config.protocol.batch_size, tokens)
         trained = [row for row in self.rows if row.method is not None]
-        most = max(len(plan_packs(first, slots)), -(-len(trained) * config.protocol.seeds // slots))
-        configured = {"workers": config.engine.workers, "threads": config.engine.threads}
-        gpus = num_gpus(config.engine)
-        count, threads = shares(available_cores(), most, configured, gpus)
-        with Workers(self.run_dir, count, threads, gpus=gpus is not None) as workers:
-            if first:
-                self._stage("tuning", first, slots, workers)
+        gpus = num_gpus(self.context.config.engine) is not None
+        with Workers(self.run_dir, stages.workers, stages.threads, gpus=gpus) as workers:
+            if stages.first:
+                self._stage("tuning", stages.first, stages.slots, workers)
             final: list[PlannedTrial] = []
             for row in trained:
                 tried = [read_result(self.run_dir, trial.spec.id) for trial in maker.tuning(row)]
@@ -228,7 +228,7 @@ class _Run:
                     self._never_ran(maker.final(row, row.lrs[0]))
                     continue
                 final += maker.final(row, lr)
-            self._stage("training", final, slots, workers)
+            self._stage("training", final, stages.slots, workers)
             workers.dismiss()
 
     def measure_costs(self, seconds: float) -> None:
@@ -305,19 +305,33 @@ class _Run:
                 pass
 
 
-def _settle(context: StudyContext) -> tuple[StudyContext, StudyPlan]:
-    """Fit the study to its budget, if it has one, and estimate what remains."""
-    config = context.config
+def _settle(config: StudyConfig, *, fit: bool) -> tuple[StudyContext, StudyPlan]:
+    """Open a study, measure what its parts cost, and estimate it.
+
+    Args:
+        config: the study.
+        fit: whether it may still be cut to its budget and reduced to the memory there is; not once it was begun, as
+            the plan of its packs would change.
+    """
+    start = time.monotonic()
+    context = open_context(config)
     rows = study_rows(config, context.base)
-    budget = config.protocol.budget_seconds
-    if budget is None:
-        return context, estimate(context, rows, config.protocol, len(context.dataset.train))
-    protocol, train_rows, cuts = fit_budget(context, rows, budget)
-    data = config.data if train_rows is None else config.data.model_copy(update={"train_limit": train_rows})
-    update = {"protocol": protocol.model_copy(update={"budget_seconds": None}), "data": data}
-    cut = open_context(config.model_copy(update=update), dtype=context.base.dtype)
-    plan = estimate(cut, study_rows(cut.config, cut.base), cut.config.protocol, len(cut.dataset.train))
-    return cut, replace(plan, cuts=cuts)
+    context.lengths()  # tokenizes every split
+    opening = time.monotonic() - start
+    probe = run_probe(context, rows, workers=available_cores(), opening=opening)
+    cuts: tuple[str, ...] = ()
+    reductions: tuple[str, ...] = ()
+    if fit and config.protocol.budget_seconds is not None:
+        protocol, train_rows, cuts = fit_budget(context, rows, probe, config.protocol.budget_seconds)
+        data = config.data if train_rows is None else config.data.model_copy(update={"train_limit": train_rows})
+        update = {"protocol": protocol.model_copy(update={"budget_seconds": None}), "data": data}
+        config = config.model_copy(update=update)
+        context = open_context(config, dtype=context.base.dtype)
+        rows = study_rows(config, context.base)
+    if fit and context.config.engine.device == "cpu":  # a GPU's memory is fitted by the loop, which halves passes
+        engine, reductions = fit_memory(context, rows, probe, free_bytes())
+        context = replace(context, config=config.model_copy(update={"engine": engine}))
+    return context, replace(estimate(context, rows, probe), cuts=cuts, reductions=reductions)
 
 
 def _resume_config(config: StudyConfig, run_dir: Path) -> tuple[StudyConfig, str]:
@@ -415,7 +429,7 @@ def _data_info(context: StudyContext) -> DataInfo:
 def _cost_line(plan: StudyPlan, context: StudyContext) -> str:
     dtype = dtype_name(context.base.dtype)
     return (
-        f"{plan.num_trials} trials, about {duration(plan.seconds)}, peak memory about {size(plan.peak_bytes)}, "
+        f"{plan.num_trials} trials, estimated {duration(plan.seconds)}, estimated peak memory {size(plan.peak_bytes)}, "
         f"{plan.trials_per_pack} trials per pack, base in {dtype}"
     )
 

@@ -1,25 +1,33 @@
 """What a study will cost before it runs: trials, time, memory; and what a time budget leaves of it.
 
-Time is operations over a measured rate: 2 N per token forward and 2 N backward through the frozen base (4 N when its
-own weights are trained), N the parameters outside the embeddings, at the share of the machine's matrix-product rate
-that whole steps reach. It is an estimate to decide by, not a measurement; the report has the measured costs.
+Time is counted in tokens over the packs of the plan, at the seconds per token that the probe measured for each row.
+Workers take packs in the order of the plan as they fall free, so the last of them may wait for one another. To this
+come the fixed costs: processes that start, the solo steps, the report. All of it is an estimate to decide by; it goes
+with how busy the machine is, and the report has what was measured.
 """
 
-from collections.abc import Sequence
+import heapq
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-
-import torch
 
 from remora.config.schema import ProtocolConfig
 from remora.study.context import StudyContext
-from remora.study.machine import available_cores, product_rate
-from remora.study.packs import lanes_per_pack
+from remora.study.machine import available_cores
+from remora.study.memory import peak_memory
+from remora.study.packs import PlannedPack
+from remora.study.probe import Probe, RowProbe
 from remora.study.rows import StudyRow
+from remora.study.solo import NUM_STEPS as SOLO_STEPS
+from remora.study.stages import plan_stages
 
-_EFFICIENCY = 0.35
-_START_SECONDS = 12.0
-_SOLO_SECONDS = 7.0
-_PROCESS_BYTES = 450 * 2**20
+_IMPORT_SECONDS = 4.0
+"""A fresh process until it opens the study: Python, torch and transformers (3 to 5 seconds on a quiet machine)."""
+_REPORT_SECONDS = 4.0
+"""Statistics, tables and the page."""
+_TRIAL_SECONDS = 0.1
+"""What is written for every trial."""
+_ONE_PROCESS = 1.3
+"""Two one-thread workers do so many times the work of one with two threads (measured on small encoders)."""
 _MIN_TRAIN = 200
 
 
@@ -33,6 +41,7 @@ class StudyPlan:
         peak_bytes: memory of all processes together.
         trials_per_pack: lanes.
         cuts: what a budget cut, in words.
+        reductions: what was reduced so that it fits into memory, in words.
     """
 
     num_trials: int
@@ -40,68 +49,100 @@ class StudyPlan:
     peak_bytes: int
     trials_per_pack: int
     cuts: tuple[str, ...] = ()
+    reductions: tuple[str, ...] = ()
 
 
-def estimate(context: StudyContext, rows: Sequence[StudyRow], protocol: ProtocolConfig, train_rows: int) -> StudyPlan:
-    """The cost of a study under a protocol.
+def estimate(context: StudyContext, rows: Sequence[StudyRow], probe: Probe, train_rows: int | None = None) -> StudyPlan:
+    """The cost of a study.
 
     Args:
-        context: data and base.
+        context: data, base and protocol.
         rows: of the study.
-        protocol: possibly a cut one.
-        train_rows: training examples.
+        probe: what its parts cost.
+        train_rows: training examples; by default all that the context has.
     """
-    base, config = context.base, context.config
-    cores = config.engine.workers or available_cores()
-    tokens = float(context.encoded("train").lengths.mean())
-    embedding = sum(p.numel() for name, p in base.model.named_parameters() if "embed" in name)
-    dense = base.num_params - embedding
-    rate = product_rate(base.dtype) * cores * _EFFICIENCY
-    forward = 2 * dense * tokens / rate
-    sizes = {name: len(split) for name, split in context.dataset.splits.items()}
-    seconds = _START_SECONDS
-    num_trials = 0
-    for row in rows:
-        if row.method is None:
-            continue
-        tuning = len(row.lrs) if len(row.lrs) > 1 else 0
-        num_trials += tuning + protocol.seeds
-        seconds += _SOLO_SECONDS
-        if row.id == "head":
-            seconds += forward * (train_rows + sizes["validation"] + sizes["test"]) * cores
-            continue
-        backward = forward if row.method.shares_base else 2 * forward
-        train = train_rows * protocol.epochs * (forward + backward)
-        seconds += tuning * (train + sizes["validation"] * forward)
-        seconds += protocol.seeds * (train + ((protocol.epochs + 1) * sizes["validation"] + sizes["test"]) * forward)
-    lanes = lanes_per_pack(config.engine, protocol.batch_size, tokens)
+    stages = plan_stages(context, rows)
+    counts = {name: len(split) for name, split in context.dataset.splits.items()}
+    if train_rows is not None:
+        counts["train"] = train_rows
+    work = _Work(context, probe, counts)
+    threads = stages.workers * stages.threads
+    slower = probe.crowding.get(threads, max(probe.crowding.values())) / _speed(stages.threads)
+    start = _IMPORT_SECONDS + probe.opening
+    seconds = 2 * start + probe.seconds + _REPORT_SECONDS  # the coordinator, then all workers at once
+    for packs in stages.packs():
+        seconds += _makespan([slower * work.pack(pack) for pack in packs], stages.workers)
+        seconds += _TRIAL_SECONDS * sum(len(pack.trials) for pack in packs) / stages.workers
+    cores = available_cores()
+    for row in probe.rows.values():
+        steps = SOLO_STEPS * context.config.protocol.batch_size * work.tokens("train", row, 1)
+        seconds += start + steps * row.seconds / _speed(cores)
     return StudyPlan(
-        num_trials=num_trials,
+        num_trials=sum(trial.purpose != "baseline" for trial in (*stages.first, *stages.final)),
         seconds=seconds,
-        peak_bytes=_peak_bytes(context, rows, cores),
-        trials_per_pack=lanes,
+        peak_bytes=peak_memory(context, rows, probe),
+        trials_per_pack=stages.slots,
     )
 
 
-def _peak_bytes(context: StudyContext, rows: Sequence[StudyRow], workers: int) -> int:
-    """Per worker: process, base, one pass of activations; and what full fine-tuning keeps in float32."""
-    base = context.base
-    size = torch.empty(0, dtype=base.dtype).element_size()
-    config = base.config
-    kept = 20 * config.hidden_size * config.num_hidden_layers * size
-    activations = context.config.engine.pass_tokens * kept
-    private = 16 * base.num_params if any(row.method is not None and not row.method.shares_base for row in rows) else 0
-    return workers * (_PROCESS_BYTES + base.num_params * size + activations + private)
+class _Work:
+    """Seconds of one thread that packs take.
+
+    Args:
+        context: data and protocol.
+        probe: what a token costs.
+        counts: examples by split.
+    """
+
+    def __init__(self, context: StudyContext, probe: Probe, counts: Mapping[str, int]) -> None:
+        self._probe = probe
+        self._counts = counts
+        self._mean = {name: float(context.encoded(name).lengths.mean()) for name in counts}
+
+    def tokens(self, split: str, row: RowProbe | None, examples: int | None = None) -> float:
+        """Tokens of some examples of a split, or of all, as a row sees them."""
+        number = self._counts[split] if examples is None else examples
+        return number * (self._mean[split] + (row.virtual if row is not None else 0))
+
+    def pack(self, pack: PlannedPack) -> float:
+        """Training and evaluation of all trials; splits that only heads read are computed once for the pack."""
+        seconds = 0.0
+        read: set[str] = set()
+        for trial in pack.trials:
+            row = self._probe.rows.get(trial.label)
+            evaluated = [*trial.spec.splits]
+            if row is not None:
+                seconds += trial.spec.epochs * self.tokens("train", row) * row.seconds
+                evaluated += ["validation"] * (trial.spec.epochs if trial.spec.curve else 0)
+            if row is None or row.reads_features:
+                read |= {*evaluated, *(["train"] if row is not None else [])}
+            else:
+                seconds += sum(self.tokens(split, row) for split in evaluated) * self._probe.eval_seconds
+        return seconds + sum(self.tokens(split, None) for split in read) * self._probe.eval_seconds
+
+
+def _speed(threads: int) -> float:
+    """How many times faster a process with so many threads is than with one."""
+    return 1.0 if threads == 1 else threads / _ONE_PROCESS
+
+
+def _makespan(seconds: Sequence[float], workers: int) -> float:
+    """When the last worker is done, if each takes the next pack as soon as it is free."""
+    free = [0.0] * workers
+    for each in seconds:
+        heapq.heapreplace(free, free[0] + each)
+    return max(free)
 
 
 def fit_budget(
-    context: StudyContext, rows: Sequence[StudyRow], budget: float
+    context: StudyContext, rows: Sequence[StudyRow], probe: Probe, budget: float
 ) -> tuple[ProtocolConfig, int | None, tuple[str, ...]]:
     """Cut a study until its estimate fits: seeds to 3, tuning to 2, seeds to 2, then training data.
 
     Args:
         context: data and base.
         rows: of the study.
+        probe: what its parts cost.
         budget: seconds.
 
     Returns:
@@ -113,7 +154,8 @@ def fit_budget(
 
     def fits(candidate: ProtocolConfig, train_rows: int) -> bool:
         cut_rows = _with_tuning(rows, candidate)
-        return estimate(context, cut_rows, candidate, train_rows).seconds <= budget
+        cut = replace(context, config=context.config.model_copy(update={"protocol": candidate}))
+        return estimate(cut, cut_rows, probe, train_rows).seconds <= budget
 
     for name, value in (("seeds", 3), ("tuning_trials", 2), ("seeds", 2)):
         if fits(protocol, num_train):

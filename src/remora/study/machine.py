@@ -5,6 +5,9 @@ import gc
 import os
 import platform
 import time
+from collections.abc import Generator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
@@ -42,6 +45,29 @@ def product_rate(dtype: torch.dtype, seconds: float = 0.15) -> float:
         return 2 * _ROWS * _IN * _OUT / sorted(rounds)[len(rounds) // 2]
     finally:
         torch.set_num_threads(threads)
+
+
+@cache
+def crowding(dtype: torch.dtype, workers: int, seconds: float = 0.15) -> float:
+    """Wall time of a piece of work when `workers` threads compute at once, over a lone thread's own time for it.
+
+    Measured: threads share memory bandwidth, caches, clock, perhaps one core's units, and what other programs leave.
+    """
+
+    def times(_: int) -> tuple[float, float]:
+        torch.set_num_threads(1)
+        x = torch.ones(_ROWS, _IN, dtype=dtype)
+        up, down = torch.ones(_OUT, _IN, dtype=dtype), torch.ones(_IN, _OUT, dtype=dtype)
+        rounds, wall, own = 0, time.perf_counter(), time.thread_time()
+        while rounds < 3 or time.perf_counter() < wall + seconds:
+            torch.nn.functional.linear(torch.nn.functional.gelu(torch.nn.functional.linear(x, up)), down)
+            rounds += 1
+        return (time.perf_counter() - wall) / rounds, (time.thread_time() - own) / rounds
+
+    with ThreadPoolExecutor(workers) as pool:
+        _, alone = pool.submit(times, 0).result()
+        rates = [1 / wall for wall, _ in pool.map(times, range(workers))]
+    return max(1.0, workers / sum(rates) / alone)
 
 
 def settled_device(engine: EngineConfig) -> EngineConfig:
@@ -107,6 +133,28 @@ def settle() -> None:
     """
     gc.collect()
     gc.freeze()
+
+
+_TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4  # glibc's malloc.h
+_KEPT = {_TRIM_THRESHOLD: -1, _MMAP_MAX: 0, _TOP_PAD: 64 * 2**20}
+_USUAL = {_TRIM_THRESHOLD: 128 * 2**10, _MMAP_MAX: 65536, _TOP_PAD: 128 * 2**10}
+
+
+@contextmanager
+def memory_kept() -> Generator[None]:
+    """Let this process keep memory between operations as workers do by their environment (glibc only)."""
+    if platform.libc_ver()[0] != "glibc":
+        yield
+        return
+    libc = ctypes.CDLL(None)
+    for option, value in _KEPT.items():
+        libc.mallopt(option, value)
+    try:
+        yield
+    finally:
+        for option, value in _USUAL.items():
+            libc.mallopt(option, value)
+        give_memory_back()
 
 
 def give_memory_back() -> None:
