@@ -65,6 +65,14 @@ def _serial(settings, p, W, b, x, ffn):
     return y + _bottleneck(settings, p, y)
 
 
+def _compacter(settings, p, W, b, x, ffn):
+    dense = dict(p)
+    for name in ("down", "up"):
+        products = zip(p["factors"], p[f"{name}_s"], p[f"{name}_t"], strict=True)
+        dense[name] = sum(torch.kron(A, s @ t) for A, s, t in products)
+    return _serial(settings, dense, W, b, x, ffn)
+
+
 def _parallel(settings, p, W, b, x, ffn):
     y = F.linear(x, W, b)
     return y + settings["scale"] * _bottleneck(settings, p, p["ffn.up"]) if ffn else y
@@ -123,6 +131,7 @@ LINEAR: dict[str, Formula] = {
     "sora": _sora,
     "delta-lora": _delta_lora,
     "loha": _loha,
+    "compacter": _compacter,
 }
 
 
@@ -131,6 +140,8 @@ def common_numbers(method: str, settings: Mapping[str, Any], sites: tuple[Site, 
     if method in ("prefix-tuning", "p-tuning-v2") and settings["reparameterize"]:
         inside = settings["encoder_hidden"]
         return (settings["num_virtual_tokens"] + inside) * sites[0].out_features + inside
+    if method == "compacter":
+        return settings["num_products"] ** 3
     return 0
 
 
@@ -152,6 +163,11 @@ def trained_numbers(method: str, settings: Mapping[str, Any], sites: tuple[Site,
     rank, inside, hidden = (settings.get(name, 0) for name in ("rank", "bottleneck", "encoder_hidden"))
     virtual = settings.get("num_virtual_tokens", 0)
     total = common_numbers(method, settings, sites)
+    if method == "p-tuning":
+        width, twice = sites[0].out_features, 2 * hidden
+        both_layers = 2 * 4 * hidden * (width + twice + 2 * hidden + 4)
+        start, joined = (both_layers, twice) if settings["encoder"] == "lstm" else ((width + 1) * hidden, hidden)
+        return virtual * width + start + (joined + 1) * joined + (joined + 1) * width
     for site in sites:
         inputs, outputs = site.in_features, site.out_features
         total += {
@@ -168,6 +184,7 @@ def trained_numbers(method: str, settings: Mapping[str, Any], sites: tuple[Site,
             "adapter-pfeiffer": (2 * inside + 1) * outputs + inside,
             "adapter-parallel": (2 * inside + 1) * outputs + inside if site.name == "ffn.down" else 0,
             "prompt-tuning": virtual * outputs,
+            "compacter": 2 * rank * (inside + outputs) + inside + outputs,
             "loreft": 2 * rank * outputs + rank,
             "prefix-tuning": 2 * outputs * (hidden + 1 if settings.get("reparameterize") else virtual),
             "p-tuning-v2": 2 * outputs * (hidden + 1 if settings.get("reparameterize") else virtual),
@@ -207,8 +224,10 @@ def logits(
         by_module.setdefault(site.hf_name, []).append(site)
     modules = dict(model.named_modules())
     inputs = dict(batch) if base.takes_type_ids else {k: v for k, v in batch.items() if k != "token_type_ids"}
-    if method.name == "prompt-tuning":
-        return _with_prompt(model, base, tensors, head_params, inputs)
+    if method.name in ("prompt-tuning", "p-tuning"):
+        own = {name.rsplit(".", 1)[1]: value for name, value in tensors.items()}
+        prompt_ND = own["prompt"] if method.name == "prompt-tuning" else _encoded(settings, own)
+        return _with_prompt(model, base, prompt_ND, head_params, inputs)
     if method.name in ("prefix-tuning", "p-tuning-v2"):
         pairs = [_prefix(settings, tensors, site) for site in sites]
         given = {id(modules[site.hf_name]): pair for site, pair in zip(sites, pairs, strict=True)}
@@ -293,14 +312,39 @@ def _norm(module: nn.Module, weight: Tensor, bias: Tensor | None, x: Tensor) -> 
     return weight * (wide / (wide.square().mean(-1, keepdim=True) + module.variance_epsilon).sqrt()).to(x.dtype)
 
 
+def _recurrent(p: Mapping[str, Tensor], x: Tensor, prefix: str, *, back: bool) -> Tensor:
+    """One direction of an LSTM layer, cell by cell: gates in the order input, forget, candidate, output."""
+    h = c = x.new_zeros(p[f"{prefix}_from_state"].shape[1])
+    out: list[Tensor] = []
+    for row in reversed(x) if back else x:
+        gates = p[f"{prefix}_from_input"] @ row + p[f"{prefix}_input_bias"]
+        gates = gates + p[f"{prefix}_from_state"] @ h + p[f"{prefix}_state_bias"]
+        i, f, g, o = gates.chunk(4)
+        c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
+        h = torch.sigmoid(o) * torch.tanh(c)
+        out.append(h)
+    return torch.stack(out[::-1] if back else out)
+
+
+def _encoded(settings: Mapping[str, Any], p: Mapping[str, Tensor]) -> Tensor:
+    """P-tuning's virtual tokens."""
+    x = p["embedding"]
+    if settings["encoder"] == "mlp":
+        x = torch.relu(x @ p["first"].T + p["first_bias"])
+    else:
+        for layer in range(2):
+            ways = [_recurrent(p, x, f"lstm_{layer}_{way}", back=way == "back") for way in ("forth", "back")]
+            x = torch.cat(ways, 1)
+    return torch.relu(x @ p["inner"].T + p["inner_bias"]) @ p["outer"].T + p["outer_bias"]
+
+
 def _with_prompt(
     model: nn.Module,
     base: Base,
-    tensors: Mapping[str, Tensor],
+    prompt_ND: Tensor,
     head_params: Mapping[str, Tensor],
     inputs: dict[str, Tensor],
 ) -> Tensor:
-    (prompt_ND,) = tensors.values()
     num, rows = prompt_ND.shape[0], inputs["input_ids"].shape[0]
     backbone = model.get_submodule(base.arch.prefix)
     embedded = backbone.get_input_embeddings()(inputs["input_ids"])
