@@ -120,14 +120,16 @@ def test_the_comparison_with_peft_can_fail(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("arch", ["bert", "roberta", "distilbert", "electra", "llama", "gpt2", "deberta-v3"])
-def test_hidden_states_of_prompts_agree_with_peft(arch: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("case_id", ["prompt-tuning-1", "p-tuning-0", "p-tuning-1"])
+def test_hidden_states_of_prompts_agree_with_peft(arch: str, case_id: str, tmp_path: Path) -> None:
     """peft's classification models read a virtual token, so the backbone's hidden states are compared."""
     from peft import PeftModel
 
-    case = next(case for case in CASES if case.id == "prompt-tuning-1")
+    case = next(case for case in CASES if case.id == case_id)
     base, outcome, predictor = saved(arch, case, tmp_path / "adapter")
+    assert predictor.record.storage == ("peft" if case.name == "prompt-tuning" else "remora")
     hf = tiny_hf(arch)
-    num = case.settings["num_virtual_tokens"]
+    num = case.method().num_virtual_tokens
     peft = PeftModel.from_pretrained(hf, str(tmp_path / "adapter")).eval()
     batch = padded(EXAMPLES, range(len(EXAMPLES)), int(base.config.pad_token_id or 0))
     prompt = peft.get_prompt(batch_size=len(EXAMPLES))
