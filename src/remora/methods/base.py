@@ -11,6 +11,7 @@ Shapes: T rows, D in_features, O out_features, R rank.
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -87,16 +88,22 @@ class SiteWeights:
     Args:
         weight: (O, D) of a linear site (its row block of a fused projection), (D,) of a norm, (V, D) of an embedding.
         bias: (O,) or (D,), or None.
+        encode: at the token embedding of a base with a tokenizer: text -> its rows of `weight`, without special tokens.
     """
 
     weight: Tensor
     bias: Tensor | None
+    encode: Callable[[str], Sequence[int]] | None = None
 
 
 def weights_at(base: Base, site: Site) -> SiteWeights:
     """The frozen tensors of a base at a site."""
     if site.kind == "linear":
         weight, bias = site_weight(base, site)
+    elif site.name == "embedding" and base.tokenizer is not None:
+        weight = base.model.get_submodule(site.module).get_parameter("weight")
+        encode = partial(base.tokenizer.encode, add_special_tokens=False)
+        return SiteWeights(weight=weight, bias=None, encode=encode)
     else:
         tensors = dict(base.model.get_submodule(site.module).named_parameters(recurse=False))
         weight, bias = tensors.get("weight", torch.empty(0)), tensors.get("bias")
