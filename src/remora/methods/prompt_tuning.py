@@ -2,17 +2,19 @@
 
 Lester et al. 2021, "The power of scale for parameter-efficient prompt tuning", arXiv:2104.08691, section 2.
 The vectors take positions 0 .. n-1 and their share of the text budget; the head reads [CLS] or the last real token,
-never a virtual one. Trains n times the width of the embeddings. PEFT type PROMPT_TUNING.
+never a virtual one. They may start from a text, such as the names of the classes (section 2.1).
+Trains n times the width of the embeddings. PEFT type PROMPT_TUNING.
 """
 
 # T rows, D features, n virtual tokens
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
+from remora.errors import ConfigError
 from remora.methods.base import LogRange, Method, MethodConfig, PeftTensor, Rows, SiteState, SiteWeights, Tensors
 from remora.methods.registry import register
 from remora.models.sites import Site, SiteKind
@@ -33,10 +35,17 @@ class PromptTuning(Method):
     examples: ClassVar[tuple[dict[str, Any], ...]] = ({}, {"num_virtual_tokens": 3, "init": "normal"})
 
     class Config(MethodConfig):
-        """Number of virtual tokens, and their start: embeddings of random words, or normal with their spread."""
+        """Number of virtual tokens, and their start: embeddings of random words, of `text`, or normal like them."""
 
         num_virtual_tokens: int = Field(20, ge=1)
-        init: Literal["vocabulary", "normal"] = "vocabulary"
+        init: Literal["vocabulary", "normal", "text"] = "vocabulary"
+        text: str = ""
+
+        @model_validator(mode="after")
+        def _text_is_for_init(self) -> Self:
+            if (self.init == "text") != bool(self.text.strip()):
+                raise ValueError("init=text and text belong together: give both, or neither")
+            return self
 
     config: Config
 
@@ -51,14 +60,32 @@ class PromptTuning(Method):
         return self.config.num_virtual_tokens
 
     def init(self, site: Site, base: SiteWeights, shared: Tensors, rng: torch.Generator) -> SiteState:
-        """Rows of the embedding, each at most once while they last, or a normal with its standard deviation."""
+        """Rows of the embedding (a text's, over again until they suffice; random ones each at most once while they
+        last), or a normal with its standard deviation.
+
+        Raises:
+            ConfigError: a text without tokens, or a base without a tokenizer.
+        """
         num = self.config.num_virtual_tokens
         if self.config.init == "normal":
             spread = float(base.weight.float().std())
             return SiteState(trained={"prompt": torch.empty(num, site.out_features).normal_(0, spread, generator=rng)})
-        vocabulary = base.weight.shape[0]
-        words = torch.cat([torch.randperm(vocabulary, generator=rng) for _ in range(-(-num // vocabulary))])[:num]
+        if self.config.init == "text":
+            found = torch.tensor(self._tokens(base))
+        else:
+            vocabulary = base.weight.shape[0]
+            found = torch.cat([torch.randperm(vocabulary, generator=rng) for _ in range(-(-num // vocabulary))])
+        words = found.repeat(-(-num // len(found)))[:num]
         return SiteState(trained={"prompt": base.weight[words.to(base.weight.device)].detach().float().cpu().clone()})
+
+    def _tokens(self, base: SiteWeights) -> Sequence[int]:
+        found = base.encode(self.config.text) if base.encode is not None else ()
+        if not found:
+            why = "it has no tokens" if base.encode is not None else "the base has no tokenizer"
+            raise ConfigError(
+                f"prompt-tuning cannot start from text={self.config.text!r}: {why}", "choose another init"
+            )
+        return found
 
     def transform(
         self, state: Tensors, site: Site, base: SiteWeights, x_TD: Tensor, y_TD: Tensor, rows: Rows
