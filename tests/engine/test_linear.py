@@ -12,8 +12,8 @@ from remora.engine.linear import LaneChange, changed_linear, join, widen
 from remora.methods.base import LinearChange
 
 D, O, R, T = 5, 4, 2, 6  # noqa: E741
-NAMES = ("A", "B", "in_scale", "out_scale", "bias")
-COMBINATIONS = [(), ("A", "B"), ("in_scale",), ("out_scale",), ("bias",), ("A", "B", "out_scale"), NAMES]
+NAMES = ("A", "B", "delta", "in_scale", "out_scale", "bias")
+COMBINATIONS = [(), ("A", "B"), ("delta",), ("in_scale",), ("out_scale",), ("bias",), ("A", "B", "out_scale"), NAMES]
 
 
 def layout(training: bool = False) -> Layout:
@@ -28,7 +28,7 @@ def layout(training: bool = False) -> Layout:
 
 def drawn(seed: int) -> dict[str, Tensor]:
     rng = torch.Generator().manual_seed(seed)
-    shapes = {"A": (R, D), "B": (O, R), "in_scale": (D,), "out_scale": (O,), "bias": (O,)}
+    shapes = {"A": (R, D), "B": (O, R), "delta": (O, D), "in_scale": (D,), "out_scale": (O,), "bias": (O,)}
     return {
         name: torch.randn(shape, generator=rng, dtype=torch.float64).requires_grad_() for name, shape in shapes.items()
     }
@@ -45,6 +45,8 @@ def formula(x: Tensor, W: Tensor, b: Tensor | None, change: LinearChange) -> Ten
     inner = (x if change.in_scale is None else x * change.in_scale) @ W.T
     if change.A is not None and change.B is not None:
         inner = inner + change.scale * x @ change.A.T @ change.B.T
+    if change.delta is not None:
+        inner = inner + x @ change.delta.T
     y = inner if change.out_scale is None else inner * change.out_scale
     y = y if b is None else y + b
     return y if change.bias is None else y + change.bias

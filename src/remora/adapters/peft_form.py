@@ -226,7 +226,8 @@ def _change(adapter: AdapterTensors, site: Site, base: Base) -> LinearChange:
 
 
 def _only_low_rank(change: LinearChange) -> bool:
-    return change.A is not None and change.in_scale is None and change.out_scale is None and change.bias is None
+    others = (change.delta, change.in_scale, change.out_scale, change.bias)
+    return change.A is not None and all(part is None for part in others)
 
 
 def _folded(change: LinearChange) -> dict[str, Tensor]:

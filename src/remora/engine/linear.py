@@ -1,8 +1,8 @@
 """A frozen linear layer with the changes of all lanes, forward and backward in one autograd node.
 
-For every lane k with rows T_k: ``y_k = g_k * (W (l_k * x_k) + s_k B_k A_k drop(x_k)) + b + beta_k`` (any part may be
-absent). The base's product is one matrix product over the rows of all lanes; the lanes' own terms are added in place,
-on a CPU one by one, on other devices those of one shape together.
+For every lane k with rows T_k: ``y_k = g_k * (W (l_k * x_k) + s_k B_k A_k drop(x_k) + E_k x_k) + b + beta_k`` (any part
+may be absent). The base's product is one matrix product over the rows of all lanes; the lanes' own terms are added in
+place, low-rank ones on a CPU one by one, on other devices those of one shape together.
 No lane's rows ever enter another lane's products, so a lane full of NaN stays alone.
 
 T rows, D in_features, O out_features, R rank.
@@ -25,7 +25,7 @@ from remora.native import kernels
 NATIVE_RANK = 32
 """Low-rank terms up to this rank run in the compiled kernel; above it the products themselves are what takes time."""
 
-_PARTS = ("A", "B", "in_scale", "out_scale", "bias")
+_PARTS = ("A", "B", "delta", "in_scale", "out_scale", "bias")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,7 +111,7 @@ class _ChangedLinear(Function):
         # A frozen A (LoRA-FA, VeRA) or none at all needs no input in the backward pass: that is what these save.
         drops = [layout.training and term.dropout > 0 for term in terms]
         keeps_x = any(
-            "in_scale" in term.parts or (trained and not dropping and not fits)
+            "in_scale" in term.parts or "delta" in term.parts or (trained and not dropping and not fits)
             for term, fits, trained, dropping in zip(terms, native, trains_A, drops, strict=True)
         )
         saved: list[Tensor] = [x_TD if keeps_x else x_TD.new_empty(0), weight_OD, *cast]
@@ -170,6 +170,8 @@ class _ChangedLinear(Function):
                 low = x @ cast[term.parts["A"]].T
                 of.hidden = keep(low)
                 y.add_(low @ cast[term.parts["B"]].T, alpha=term.scale)
+            if "delta" in term.parts:
+                y.addmm_(x_TD[term.rows], cast[term.parts["delta"]].T)
             if "out_scale" in term.parts:
                 of.scaled = keep(y.clone())
                 y.mul_(cast[term.parts["out_scale"]])
@@ -206,6 +208,8 @@ class _ChangedLinear(Function):
                 out[term.parts["out_scale"]] = (grad * saved[of.scaled]).sum(0)
                 inner_TO[term.rows] *= cast[term.parts["out_scale"]]
                 grad = inner_TO[term.rows]
+            if "delta" in term.parts and ctx.needs_input_grad[5 + term.parts["delta"]]:
+                out[term.parts["delta"]] = grad.T @ x_TD[term.rows]
             if "A" not in term.parts or of.call is not None or number in together:
                 low_grads.append(None)
                 continue
@@ -226,6 +230,8 @@ class _ChangedLinear(Function):
                 if "in_scale" in term.parts:
                     out[term.parts["in_scale"]] = (rows * x_TD[term.rows]).sum(0)
                     rows.mul_(cast[term.parts["in_scale"]])
+                if "delta" in term.parts:
+                    rows.addmm_(inner_TO[term.rows], cast[term.parts["delta"]])
                 if low_grad is not None:
                     back = low_grad @ cast[term.parts["A"]]
                     rows.add_(back if of.mask is None else apply_mask(back, saved[of.mask], term.dropout))
@@ -356,7 +362,11 @@ def widen(change: LinearChange, columns: Tensor, out_features: int) -> LinearCha
         return whole.index_copy(0, columns, value)
 
     return replace(
-        change, B=spread(change.B, 0.0), out_scale=spread(change.out_scale, 1.0), bias=spread(change.bias, 0.0)
+        change,
+        B=spread(change.B, 0.0),
+        delta=spread(change.delta, 0.0),
+        out_scale=spread(change.out_scale, 1.0),
+        bias=spread(change.bias, 0.0),
     )
 
 
@@ -385,6 +395,7 @@ def join(changes: Sequence[LinearChange]) -> LinearChange:
         A=torch.cat([change.A for change in low if change.A is not None]) if low else None,
         B=torch.cat([change.B * (change.scale / scale) for change in low if change.B is not None], 1) if low else None,
         scale=scale,
+        delta=total([change.delta for change in changes], 0.0),
         dropout=rates.pop() if rates else 0.0,
         out_scale=total([change.out_scale for change in changes], 1.0),
         bias=total([change.bias for change in changes], 0.0),

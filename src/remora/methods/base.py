@@ -51,10 +51,11 @@ class MethodConfig(BaseModel):
 
 @dataclass(frozen=True, kw_only=True)
 class LinearChange:
-    """What a method makes of a linear site: ``y = g * (W (l * x) + s B A drop(x)) + b + beta``.
+    """What a method makes of a linear site: ``y = g * (W (l * x) + s B A drop(x) + E x) + b + beta``.
 
     Args:
         A: (R, D) and B: (O, R), the low-rank term, or both None.
+        delta: E, (O, D), a dense term.
         scale: s.
         dropout: rate on the input of the low-rank term, in training only.
         in_scale: l, (D,).
@@ -66,6 +67,7 @@ class LinearChange:
 
     A: Tensor | None = None
     B: Tensor | None = None
+    delta: Tensor | None = None
     scale: float = 1.0
     dropout: float = 0.0
     in_scale: Tensor | None = None
@@ -78,6 +80,8 @@ class LinearChange:
         merged = weight_OD if self.in_scale is None else weight_OD * self.in_scale.to(weight_OD.dtype)
         if self.A is not None and self.B is not None:
             merged = merged + self.scale * (self.B.to(weight_OD.dtype) @ self.A.to(weight_OD.dtype))
+        if self.delta is not None:
+            merged = merged + self.delta.to(weight_OD.dtype)
         return merged if self.out_scale is None else merged * self.out_scale.to(weight_OD.dtype)[:, None]
 
 
