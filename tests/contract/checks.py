@@ -26,7 +26,9 @@ def fresh_adapter(method: Method, driver: Driver, seed: int = 0) -> AdapterTenso
     dtype = driver.base.dtype
     adapter.shared = {name: value.to(dtype) for name, value in adapter.shared.items()}
     for state in adapter.states.values():
-        state.frozen = {name: value.to(dtype) for name, value in state.frozen.items()}
+        state.frozen = {
+            name: value.to(dtype) if value.is_floating_point() else value for name, value in state.frozen.items()
+        }
         state.trained = {name: value.to(dtype) for name, value in state.trained.items()}
     return adapter
 

@@ -1,6 +1,7 @@
 """A lane: everything that belongs to one trial while it trains, and nothing that belongs to its neighbours."""
 
 import math
+import time
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 
@@ -12,6 +13,7 @@ from remora.data.order import permutation
 from remora.engine.driver import Driver
 from remora.engine.layout import LaneBatch, Layout
 from remora.engine.optim import FlatAdamW, ParamRule, lr_factor
+from remora.engine.survey import weight_gradients
 from remora.engine.trial import CurvePoint, Examples, Status, TrialData, TrialSpec
 from remora.methods.base import AdapterTensors, Method, init_adapter
 from remora.methods.registry import get_method
@@ -45,6 +47,12 @@ class Lane:
         master = torch.float64 if base.dtype == torch.float64 else torch.float32
         self._place(driver.device, master)
         head = self.head.init(torch_generator(spec.stream_seed("head"), "head"))
+        start = time.perf_counter()
+        if self.method.num_survey_examples:
+            chosen = permutation(spec.seed, 0, len(self.train))[: self.method.num_survey_examples]
+            head_params = {name: value.to(driver.device, master) for name, value in head.items()}
+            gradients = weight_gradients(driver, self.adapter, self.head, head_params, data.task, self.train, chosen)
+            self.method.survey(self.adapter, gradients)
         private = {} if self.method.shares_base else _base_tensors(driver)
         self._adapter_names = dict.fromkeys(self.adapter.trained())
         self.optimizer = FlatAdamW(
@@ -67,7 +75,7 @@ class Lane:
         self.losses: list[float] = []
         self.unread: list[tuple[Tensor, Tensor]] = []
         """Loss and gradient norm of every step not yet read from the device."""
-        self.seconds = 0.0
+        self.seconds = time.perf_counter() - start
         self.most_lanes = 1
         self.tokens_per_pass: int | None = None
         self._best: tuple[float, Tensor] | None = None
@@ -77,7 +85,10 @@ class Lane:
         adapter = self.adapter
         adapter.shared = {name: value.to(device, master) for name, value in adapter.shared.items()}
         for state in adapter.states.values():
-            state.frozen = {name: value.to(device, master) for name, value in state.frozen.items()}
+            state.frozen = {
+                name: value.to(device, master if value.is_floating_point() else value.dtype)
+                for name, value in state.frozen.items()
+            }
 
     def _rule(self, name: str, value: Tensor) -> ParamRule:
         if name not in self._adapter_names:

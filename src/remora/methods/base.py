@@ -9,7 +9,7 @@ Shapes: T rows, D in_features, O out_features, R rank.
 """
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, ClassVar, Literal
@@ -268,6 +268,19 @@ class Method:
     def init(self, site: Site, base: SiteWeights, shared: Tensors, rng: torch.Generator) -> SiteState:
         """Float32 tensors of one site. All randomness comes from `rng`."""
         raise AssertionError(f"{self.name} attaches to {site.name} but does not say how it starts")
+
+    @property
+    def num_survey_examples(self) -> int:
+        """Training examples it looks at before it starts; 0 for none. Where some, they decide its tensors' shapes."""
+        return 0
+
+    def survey(self, adapter: "AdapterTensors", gradients: Iterable[Tensors]) -> None:
+        """Runs once, before the optimizer is made: may replace the tensors of the adapter.
+
+        Args:
+            adapter: as initialised, with tensors in their place.
+            gradients: per example, the gradient (O, D) of its loss by `Site.id` with respect to the site's weight.
+        """
 
     # --- what it computes
 

@@ -1,0 +1,61 @@
+"""What a method may look at before it trains: gradients of single examples with respect to the base's own weights.
+
+The weights stay frozen: a change of zero is attached at every site, and its gradient is the weight's.
+"""
+
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from remora.engine.driver import Driver
+from remora.engine.layout import LaneBatch
+from remora.engine.trial import Examples, TaskLoss
+from remora.methods.base import AdapterTensors, LinearChange, Method, MethodConfig, SiteState, SiteWeights, Tensors
+from remora.models.heads import HeadTemplate
+from remora.models.sites import Site
+
+
+class _Probe(Method):
+    """Adds zeros to the weight at each of its sites."""
+
+    def change(self, state: Tensors, site: Site, base: SiteWeights) -> LinearChange:
+        """The zeros."""
+        return LinearChange(delta=state["delta"])
+
+
+def weight_gradients(
+    driver: Driver,
+    adapter: AdapterTensors,
+    head: HeadTemplate,
+    head_params: Mapping[str, Tensor],
+    task: TaskLoss,
+    examples: Examples,
+    chosen: np.ndarray,
+) -> Iterator[dict[str, Tensor]]:
+    """Gradients at the linear sites of an adapter, example by example, without dropout.
+
+    Args:
+        driver: of the base, which is looked at as it is: the adapter lends its sites only.
+        adapter: whose sites are meant.
+        head: with `head_params`, as drawn for the trial.
+        task: its loss.
+        examples: of the training split.
+        chosen: which examples.
+
+    Yields:
+        (O, D) by `Site.id`, in the dtype of the head.
+    """
+    like = next(iter(head_params.values()))
+    sites = tuple(site for site in adapter.sites if site.kind == "linear")
+    zeros = {site.id: like.new_zeros(site.out_features, site.in_features).requires_grad_() for site in sites}
+    states = {key: SiteState(trained={"delta": value}) for key, value in zeros.items()}
+    probe = AdapterTensors(method=_Probe(MethodConfig()), sites=sites, states=states, shared={})
+    for number in chosen:
+        batch = LaneBatch(ids=[examples.ids[number]], type_ids=[examples.type_ids[number]], index=[0])
+        rows, _ = driver.read(driver.lay_out([batch], training=False), [probe])
+        logits = head.forward(head_params, rows)
+        targets = torch.from_numpy(examples.targets[[number]]).to(logits.device)
+        loss = task.loss(logits, targets).sum()
+        yield dict(zip(zeros, torch.autograd.grad(loss, list(zeros.values())), strict=True))
