@@ -112,6 +112,29 @@ def _delta_lora(settings, p, W, b, x, ffn):
     return F.linear(x, weight, b) + scale * F.linear(F.linear(x, p["lora_A"]), p["lora_B"])
 
 
+def _own_weights(settings, p, W, b, x, ffn):
+    return F.linear(x, p["weight"], p.get("bias"))
+
+
+def _weight_mask(settings, p, W, b, x, ffn):
+    hard = (p["scores"] > 0).to(W.dtype)
+    mask = hard + p["scores"] - p["scores"].detach()  # its gradient goes to the scores as it is
+    return F.linear(x, W * mask, b)
+
+
+def _diff_pruning(settings, p, W, b, x, ffn):
+    gates = []
+    for name in ("alpha", "group"):
+        logit = p[name] + (torch.logit(p[f"{name}_noise"]) if f"{name}_noise" in p else 0.0)
+        gates.append((3 / (1 + torch.exp(-logit)) - 1.5).clamp(0, 1))
+    return F.linear(x, W + gates[0] * gates[1] * p["value"], b)
+
+
+def _fish_mask(settings, p, W, b, x, ffn):
+    delta = torch.zeros_like(W).flatten().scatter(0, p["index"], p["values"])
+    return F.linear(x, W + delta.view(W.shape), b)
+
+
 LINEAR: dict[str, Formula] = {
     "lora": _lora,
     "lora-plus": _lora,
@@ -126,6 +149,10 @@ LINEAR: dict[str, Formula] = {
     "adapter-pfeiffer": _serial,
     "adapter-parallel": _parallel,
     "pissa": _pissa,
+    "top-layers": _own_weights,
+    "weight-mask": _weight_mask,
+    "diff-pruning": _diff_pruning,
+    "fish-mask": _fish_mask,
     "adalora": _adalora,
     "dylora": _dylora,
     "sora": _sora,
@@ -155,11 +182,19 @@ def penalty(method: Method, trained: Mapping[str, Tensor]) -> Tensor | float:
             if V.ndim == 2
         ]
         return settings["orthogonality"] * torch.stack(norms).mean()
+    if method.name == "diff-pruning":
+        alphas = {name: value for name, value in trained.items() if name.endswith("alpha")}
+        if any(bool((value.abs() < 20).any()) for value in alphas.values()):
+            groups = [trained[name.removesuffix("alpha") + "group"] for name in alphas]
+            open_ = [torch.sigmoid(a).sum() * torch.sigmoid(g) for a, g in zip(alphas.values(), groups, strict=True)]
+            return settings["l0"] * torch.cat(open_).sum()
     return 0.0
 
 
 def trained_numbers(method: str, settings: Mapping[str, Any], sites: tuple[Site, ...]) -> int:
     """How many numbers a method trains, from its paper."""
+    if method == "fish-mask":
+        return round(settings["density"] * sum(site.in_features * site.out_features for site in sites))
     rank, inside, hidden = (settings.get(name, 0) for name in ("rank", "bottleneck", "encoder_hidden"))
     virtual = settings.get("num_virtual_tokens", 0)
     total = common_numbers(method, settings, sites)
@@ -193,6 +228,9 @@ def trained_numbers(method: str, settings: Mapping[str, Any], sites: tuple[Site,
             "dylora": rank * (inputs + outputs),
             "sora": rank * (inputs + outputs + 1),
             "delta-lora": rank * (inputs + outputs),
+            "top-layers": outputs * (inputs if site.kind == "linear" else 1) + (outputs if site.bias else 0),
+            "weight-mask": inputs * outputs,
+            "diff-pruning": 2 * inputs * outputs + 1,
             "loha": 2 * rank * (inputs + outputs),
             "ln-tuning": 2 * outputs if site.bias else outputs,
         }[method]
