@@ -260,3 +260,45 @@ def test_lora_drop(monkeypatch: pytest.MonkeyPatch) -> None:
 
     agree(follow(method, steps, 1e-2, before=before, num_layers=4), outcome, steps)
     assert shared, "some sites share"
+
+
+def test_diff_pruning(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The gates' noise is the recorded one; after half of the steps the largest changes are kept and train on alone."""
+    settings = {"density": 0.02, "search": 0.5, "l0": 1e-3, "alpha": 1.0, "targets": ("attention.v", "ffn.down")}
+    method, steps, outcome = train("diff-pruning", settings, 1e-2, monkeypatch)
+    masks: dict[str, Tensor] = {}
+
+    def cut(side: Side, step: int) -> None:
+        if step != 10:
+            return
+        with torch.no_grad():
+            changes: dict[str, Tensor] = {}
+            for name, w in side.named("value").items():
+                alpha, group = (side.values[name.removesuffix("value") + end] for end in ("alpha", "group"))
+                z = (3 * torch.sigmoid(alpha) - 1.5).clamp(0, 1) * (3 * torch.sigmoid(group) - 1.5).clamp(0, 1)
+                changes[name] = z * w
+            raised = {n: torch.where(c.abs() == c.abs().max(), torch.inf, c.abs()) for n, c in changes.items()}
+            sizes = torch.cat([size.flatten() for size in raised.values()])  # each site's largest stays
+            bar = sizes.sort(descending=True).values[round(0.02 * sizes.numel()) - 1]
+            for name, change in changes.items():
+                masks[name] = raised[name] >= bar
+                side.values[name].copy_(change * masks[name])
+                side.values[name.removesuffix("value") + "alpha"].copy_(torch.where(masks[name], 20.0, -20.0))
+                side.values[name.removesuffix("value") + "group"].fill_(20.0)
+
+    def only_kept(side: Side, step: int) -> None:
+        for name, mask in masks.items():
+            side.values[name].grad.mul_(mask)
+            for end in ("alpha", "group"):
+                side.values[name.removesuffix("value") + end].grad = None
+
+    def still_kept(side: Side, step: int) -> None:
+        for name, mask in masks.items():
+            side.values[name].mul_(mask)
+
+    agree(follow(method, steps, 1e-2, before=cut, backward=only_kept, after=still_kept), outcome, steps)
+    total = sum(value.numel() for name, value in outcome.adapter.items() if name.endswith("value"))
+    left = sum(int((value != 0).sum()) for name, value in outcome.adapter.items() if name.endswith("value"))
+    assert left == round(0.02 * total)
+    assert steps[0].drawn
+    assert not steps[10].drawn
