@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -13,6 +14,8 @@ from remora.data.order import permutation
 from remora.engine.driver import Driver
 from remora.engine.layout import LaneBatch, Layout
 from remora.engine.optim import FlatAdamW, ParamRule, lr_factor
+from remora.engine.parking import Parked
+from remora.engine.rungs import Rung
 from remora.engine.survey import weight_gradients
 from remora.engine.trial import CurvePoint, Examples, Status, TrialData, TrialSpec
 from remora.methods.base import AdapterTensors, Method, init_adapter
@@ -71,6 +74,7 @@ class Lane:
         self.status: Status = "done"
         self.error: str | None = None
         self.curve: list[CurvePoint] = []
+        self.rungs: list[Rung] = []
         self.grad_norms: list[float] = []
         self.losses: list[float] = []
         self.unread: list[tuple[Tensor, Tensor]] = []
@@ -79,6 +83,7 @@ class Lane:
         self.most_lanes = 1
         self.tokens_per_pass: int | None = None
         self._best: tuple[float, Tensor] | None = None
+        self._parked: Parked | None = None
         self._permutation: tuple[int, np.ndarray] | None = None
 
     def _place(self, device: torch.device, master: torch.dtype) -> None:
@@ -117,7 +122,7 @@ class Lane:
     @property
     def finished(self) -> bool:
         """Whether no step remains."""
-        return self.status == "diverged" or self.step >= self.num_steps
+        return self.status != "done" or self.step >= self.num_steps
 
     @property
     def at_epoch_end(self) -> bool:
@@ -247,6 +252,23 @@ class Lane:
             self.losses.append(loss)
 
     # --- checkpoints and facts
+
+    def park(self, folder: Path | None) -> None:
+        """Make little of itself while it waits; a lane over the shared base is small and stays as it is."""
+        if not self.method.shares_base:
+            best = [] if self._best is None else [self._best[1]]
+            self._parked = Parked([*self.optimizer.storage(), *best], folder)
+
+    def fetch(self) -> None:
+        """Come back from `park`."""
+        if self._parked is not None:
+            self._parked.fetch()
+            self._parked = None
+
+    def drop(self) -> None:
+        """Give up what `park` keeps; the lane is of no use any more."""
+        if self._parked is not None:
+            self._parked.drop()
 
     def remember_best(self, score: float) -> None:
         """Keep the present values if `score` (higher is better) is the best so far; the first of equals stays."""

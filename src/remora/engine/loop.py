@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -21,7 +22,9 @@ from remora.engine.driver import Driver
 from remora.engine.features import FeatureCache, Prefix
 from remora.engine.inference import infer
 from remora.engine.lanes import Lane
+from remora.engine.line import Line
 from remora.engine.readback import due, read_steps, steps_between_reads
+from remora.engine.rungs import Halving
 from remora.engine.transfer import to_device
 from remora.engine.trial import CurvePoint, NoEvents, PackEvents, TrialData, TrialOutcome, TrialSpec
 
@@ -48,6 +51,8 @@ def run_pack(
     tokens_per_pass: int = 1600,
     parts: int = 1,
     read_every: int | None = None,
+    halvings: Sequence[Halving] = (),
+    folder: Path | None = None,
     events: PackEvents | None = None,
 ) -> Iterator[TrialOutcome]:
     """Train trials side by side over one base; outcomes come in the order in which trials finish.
@@ -63,20 +68,24 @@ def run_pack(
             share of torch's threads. Part of the plan: the sums of gradients depend on it, not on the threads. For a
             CPU: a GPU is filled by one large pass.
         read_every: steps after which losses are read from the device and events told; default 1 on a CPU, 16 on a GPU.
+        halvings: trials that are compared at rungs, where the worse half stops; a trial that waits for its rivals gives
+            its lane to the next one in line.
+        folder: on whose disk trials that train the base's own weights wait; None for that of temporary files.
         events: told of starts, steps and epochs.
 
     Yields:
         One outcome per trial.
     """
     every = read_every or steps_between_reads(driver.device)
-    with _Crew(parts if driver.device.type == "cpu" else 1) as crew:
-        yield from _train(driver, data, specs, slots, tokens_per_pass, crew, every, events or NoEvents())
+    line = Line(specs, lambda spec: Lane(spec, driver, data), halvings, folder)
+    with _Crew(parts if driver.device.type == "cpu" else 1) as crew, line:
+        yield from _train(driver, data, line, slots, tokens_per_pass, crew, every, events or NoEvents())
 
 
 def _train(
     driver: Driver,
     data: TrialData,
-    specs: Sequence[TrialSpec],
+    line: Line,
     slots: int,
     tokens_per_pass: int,
     crew: "_Crew",
@@ -85,25 +94,19 @@ def _train(
 ) -> Iterator[TrialOutcome]:
     features = FeatureCache(driver, data)
     room = _Room(tokens_per_pass)
-    queue = list(specs)
     lanes: list[Lane] = []
-    while queue or lanes:
-        while queue and len(lanes) < slots:
-            lane = Lane(queue[0], driver, data)
-            if lanes and not (lane.method.shares_base and lanes[0].method.shares_base):
-                break
-            queue.pop(0)
-            told.started(lane.spec, lane.num_steps)
+    while lanes or line:
+        while len(lanes) < slots and (lane := line.next(lanes)) is not None:
+            if lane.step == 0:
+                told.started(lane.spec, lane.num_steps)
             if lane.finished:
                 yield _outcome(driver, data, lane, features)
-                continue
-            lanes.append(lane)
-            if not lane.method.shares_base:
-                break
+            else:
+                lanes.append(lane)
         if not lanes:
             continue
         _step(driver, data, lanes, features, room, crew)
-        if not due(lanes, every):
+        if not (due(lanes, every) or any(line.at_rung(lane) for lane in lanes)):
             continue
         running: list[Lane] = []
         for lane, read in zip(lanes, _read(lanes), strict=True):
@@ -113,9 +116,14 @@ def _train(
                 _end_epoch(driver, data, lane, features)
                 told.epoch(lane.spec, lane.curve[-1])
             if lane.finished:
+                line.leave(lane)
                 yield _outcome(driver, data, lane, features)
+            elif line.at_rung(lane):
+                line.wait(lane, *_standing(driver, data, lane, features))
             else:
                 running.append(lane)
+        for lane in line.stopped():
+            yield _outcome(driver, data, lane, features)
         lanes = running
 
 
@@ -369,6 +377,15 @@ def _end_epoch(driver: Driver, data: TrialData, lane: Lane, features: FeatureCac
     lane.curve.append(point)
 
 
+def _standing(driver: Driver, data: TrialData, lane: Lane, features: FeatureCache) -> tuple[float, float]:
+    """Headline metric and loss of a lane on validation, as it stands; the end of an epoch may have looked already."""
+    point = lane.curve[-1] if lane.curve else None
+    if point is not None and point.step == lane.step and point.validation and point.validation_loss is not None:
+        return next(iter(point.validation.values())), point.validation_loss
+    loss, metrics = _score(data, lane, "validation", evaluate(driver, data, lane, "validation", features))
+    return next(iter(metrics.values())), loss
+
+
 def _score(data: TrialData, lane: Lane, split: str, logits: np.ndarray) -> tuple[float, dict[str, float]]:
     targets = data.split(split, lane.room).targets
     loss = data.task.loss(torch.from_numpy(logits), torch.from_numpy(targets)).mean()
@@ -397,6 +414,7 @@ def _outcome(driver: Driver, data: TrialData, lane: Lane, features: FeatureCache
         error=lane.error,
         step=lane.step,
         curve=tuple(lane.curve),
+        rungs=tuple(lane.rungs),
         losses=losses,
         metrics=metrics,
         logits=logits,

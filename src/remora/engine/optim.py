@@ -137,6 +137,11 @@ class FlatAdamW:
         yield
         self.flat.copy_(torch.where(self.stopped > 0, before, self.flat))
 
+    def storage(self) -> list[Tensor]:
+        """All that takes memory: values, gradients and the moments gathered so far."""
+        moments = [] if self._optimizer is None else self._optimizer.state.values()
+        return [self.flat, self.grad, *(state[name] for state in moments for name in ("exp_avg", "exp_avg_sq"))]
+
     def snapshot(self) -> Tensor:
         """A copy of all values."""
         return self.flat.clone()

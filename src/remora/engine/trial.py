@@ -7,9 +7,10 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from torch import Tensor
 
+from remora.engine.rungs import Rung
 from remora.seeds import fold
 
-Status = Literal["done", "diverged"]
+Status = Literal["done", "diverged", "stopped"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,10 +123,11 @@ class TrialOutcome:
     """What a trial gave.
 
     Args:
-        status: done, or diverged (a loss or gradient was not finite; the last good state is kept).
+        status: done, diverged (a loss or gradient was not finite; the last good state is kept), or stopped at a rung.
         error: where and why it diverged.
         step: optimizer steps taken.
         curve: per epoch.
+        rungs: where it was compared with its rivals, when there were any.
         losses: mean loss by split, and of training in the last epoch.
         metrics: by split.
         logits: (n, C) by split, float32.
@@ -147,6 +149,7 @@ class TrialOutcome:
     error: str | None
     step: int
     curve: tuple[CurvePoint, ...]
+    rungs: tuple[Rung, ...]
     losses: Mapping[str, float]
     metrics: Mapping[str, Mapping[str, float]]
     logits: Mapping[str, np.ndarray]
