@@ -120,7 +120,10 @@ def near_match(name: str, known: Iterable[str]) -> str:
 
 def fingerprint(study: StudyConfig) -> str:
     """SHA-256 of the resolved settings, hexadecimal; the same for the same settings however they were written."""
-    canonical = json.dumps(study.model_dump(mode="json"), sort_keys=True, ensure_ascii=True, separators=(",", ":"))
+    settings = study.model_dump(mode="json")
+    if study.protocol.stop == "none":  # run directories keep the names they had before there was this setting
+        del settings["protocol"]["stop"]
+    canonical = json.dumps(settings, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 

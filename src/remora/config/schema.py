@@ -92,6 +92,8 @@ class ProtocolConfig(Settings):
     tuning_trials: Annotated[int, Field(ge=0)] = 4
     lr: Annotated[float, Field(gt=0)] | None = None
     """Fixes the learning rate of every method; nothing is tuned then."""
+    stop: Literal["none", "halving"] = "none"
+    """With halving, a quarter and half of the way through, the worse half of every method's tuning trials stops."""
     schedule: Literal["linear", "constant"] = "linear"
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.06
     clip: Annotated[float, Field(gt=0)] = 1.0

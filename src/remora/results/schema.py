@@ -15,7 +15,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 Purpose = Literal["tuning", "final", "baseline"]
-Status = Literal["done", "diverged", "failed"]
+Status = Literal["done", "diverged", "failed", "stopped"]
 TaskKind = Literal["classification", "regression"]
 Setting = JsonValue
 
@@ -48,6 +48,20 @@ class CurvePoint(Record):
     train_loss: float | None
     validation_loss: float | None = None
     validation: dict[str, float] = {}
+
+
+class Rung(Record):
+    """A comparison with the row's other tuning trials after `step` of `num_steps`, under ``protocol.stop=halving``.
+
+    `score` and `loss` are this trial's headline metric and loss on validation there; `went_on` is trial -> score of
+    those that trained on. A trial that is not among them was stopped.
+    """
+
+    step: int
+    num_steps: int
+    score: float | None
+    loss: float | None
+    went_on: dict[str, float | None]
 
 
 class ParamCount(Record):
@@ -84,6 +98,7 @@ class TrialResult(Versioned):
     not "tuning". `losses` has "train" (mean of the last epoch), "validation", "test". `hyperparameters` holds "lr"
     and every setting of the method. `examples` counts the examples seen in training over all epochs. `truncated` is
     split -> number of texts cut to this trial's length budget. `adapter_bytes` is null where there is no adapter.
+    A trial with status "stopped" has rungs, and no metrics: it was not trained to its end.
     """
 
     trial: str
@@ -99,6 +114,7 @@ class TrialResult(Versioned):
     metrics: dict[str, dict[str, float]] = {}
     losses: dict[str, float | None] = {}
     curve: tuple[CurvePoint, ...] = ()
+    rungs: tuple[Rung, ...] = ()
     params: ParamCount
     steps: int = 0
     examples: int = 0
@@ -239,6 +255,7 @@ class ProtocolInfo(Record):
     seeds: tuple[int, ...]
     tuning_trials: int
     tuning_seed: int | None = None
+    stop: Literal["none", "halving"] = "none"
     schedule: str = "linear"
     warmup: float = 0.06
     clip: float = 1.0

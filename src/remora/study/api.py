@@ -188,6 +188,7 @@ class _Run:
                 seeds=tuple(range(protocol.seeds)),
                 tuning_trials=protocol.tuning_trials if tuned else 0,
                 tuning_seed=TUNING_SEED if tuned else None,
+                stop=protocol.stop,
                 schedule=protocol.schedule,
                 warmup=protocol.warmup,
                 clip=protocol.clip,
@@ -263,7 +264,7 @@ class _Run:
 
     def _never_ran(self, trials: Sequence[PlannedTrial]) -> None:
         for trial in trials:
-            record_failure(self.run_dir, trial, "every tuning trial of this row diverged or failed")
+            record_failure(self.run_dir, trial, "no tuning trial of this row was trained to its end")
 
     def _stage(self, name: str, trials: Sequence[PlannedTrial], slots: int, workers: Workers) -> None:
         kept = frozenset(trial.spec.id for trial in trials if self._is_kept(trial))

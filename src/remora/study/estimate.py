@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from remora.config.schema import ProtocolConfig
+from remora.engine.rungs import trained_share
 from remora.study.context import StudyContext
 from remora.study.machine import available_cores
 from remora.study.memory import peak_memory
@@ -112,7 +113,8 @@ class _Work:
             row = self._probe.rows.get(trial.label)
             evaluated = [*trial.spec.splits]
             if row is not None:
-                seconds += trial.spec.epochs * self.tokens("train", row) * row.seconds
+                stepped = trained_share(len(trial.rivals)) if trial.rivals else 1.0
+                seconds += stepped * trial.spec.epochs * self.tokens("train", row) * row.seconds
                 evaluated += ["validation"] * (trial.spec.epochs if trial.spec.curve else 0)
             if row is None or row.reads_features:
                 read |= {*evaluated, *(["train"] if row is not None else [])}

@@ -13,7 +13,7 @@ from typing import Any
 
 from remora.errors import ResourceError
 from remora.native.build import NotBuiltError, library_path
-from remora.study.packs import PlannedPack
+from remora.study.packs import PlannedPack, inseparable
 from remora.study.trials import PlannedTrial
 
 Event = dict[str, Any]
@@ -177,9 +177,8 @@ class Workers:
                         done.add(trial.spec.id)
                 waiting = [
                     *(
-                        PlannedPack(id=worker.pack.id, trials=(t,), slots=1, parts=worker.pack.parts)
-                        for t in orphans
-                        if t.spec.id in left
+                        PlannedPack(id=worker.pack.id, trials=unit, slots=1, parts=worker.pack.parts)
+                        for unit in inseparable([trial for trial in orphans if trial.spec.id in left])
                     ),
                     *waiting,
                 ]

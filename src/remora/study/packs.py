@@ -1,8 +1,9 @@
 """Which trials train together: a deterministic function of the configuration, never of timing."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 
 from remora.config.schema import EngineConfig
 from remora.methods.registry import get_method
@@ -50,20 +51,36 @@ def plan_packs(trials: Sequence[PlannedTrial], slots: int) -> tuple[PlannedPack,
 
     Returns:
         First, each alone, the trials that change the base's own weights (the longest); then the others, in order, in
-        packs of equal size. A trial that is the only one is cut into parts.
+        packs of equal size, rivals together. A trial that is the only one is cut into parts.
     """
-    alone = [trial for trial in trials if not get_method(trial.spec.method).shares_base]
-    shared = [trial for trial in trials if get_method(trial.spec.method).shares_base]
-    packs = [_pack((trial,), 1) for trial in alone]
-    if shared:
-        size, more = divmod(len(shared), -(-len(shared) // slots))
-        at = 0
-        while at < len(shared):
-            stop = at + size + (more > 0)
-            more -= 1
-            packs.append(_pack(tuple(shared[at:stop]), slots))
-            at = stop
+    units = inseparable(trials)
+    packs = [_pack(unit, 1) for unit in units if not get_method(unit[0].spec.method).shares_base]
+    shared = [unit for unit in units if get_method(unit[0].spec.method).shares_base]
+    rivals, single = [unit for unit in shared if unit[0].rivals], [unit for unit in shared if not unit[0].rivals]
+    packs += [_pack(some, slots) for some in (*_evenly(rivals, slots), *_evenly(single, slots))]
     return tuple(packs) if len(trials) != 1 else tuple(replace(pack, parts=LONE_PARTS) for pack in packs)
+
+
+def inseparable(trials: Sequence[PlannedTrial]) -> list[tuple[PlannedTrial, ...]]:
+    """Trials that must share a pack: rivals, which wait for each other; every other one by itself. Order is kept."""
+    units: dict[tuple[str, ...], list[PlannedTrial]] = {}
+    for trial in trials:
+        units.setdefault(trial.rivals or (trial.spec.id,), []).append(trial)
+    return [tuple(unit) for unit in units.values()]
+
+
+def _evenly(units: Sequence[tuple[PlannedTrial, ...]], slots: int) -> Iterator[tuple[PlannedTrial, ...]]:
+    """As few packs as have a slot for every trial (more trials than slots only in a single unit), of equal size."""
+    if not units:
+        return
+    most = max(1, slots // max(len(unit) for unit in units))
+    size, more = divmod(len(units), -(-len(units) // most))
+    at = 0
+    while at < len(units):
+        stop = at + size + (more > 0)
+        more -= 1
+        yield tuple(chain.from_iterable(units[at:stop]))
+        at = stop
 
 
 def _pack(trials: tuple[PlannedTrial, ...], slots: int) -> PlannedPack:

@@ -36,7 +36,8 @@ class Progress(Protocol):
 
         Args:
             trial: its id.
-            status: ``"done"``, ``"diverged"``, ``"failed"`` or ``"kept"`` (found finished, not run again).
+            status: ``"done"``, ``"stopped"`` (at a rung), ``"diverged"``, ``"failed"`` or ``"kept"`` (found finished,
+                not run again).
             metric: its headline metric on validation (a fraction), None when it has none.
         """
         ...

@@ -15,6 +15,7 @@ from remora.results.predictions import from_logits, write_predictions
 from remora.results.schema import CurvePoint, GradNorm, Pack, ParamCount, TrialResult, finite
 from remora.results.store import trial_dir, write_atomic, write_result
 from remora.study.context import StudyContext
+from remora.study.halving import rung_record
 from remora.study.rows import MAJORITY
 from remora.study.trials import PlannedTrial
 
@@ -27,7 +28,7 @@ def record_outcome(
     pack: Pack,
     history: Sequence[Mapping[str, Any]],
 ) -> TrialResult:
-    """Write events, predictions, adapter and result of a finished or diverged trial.
+    """Write events, predictions, adapter and result of a finished, stopped or diverged trial.
 
     Args:
         run_dir: the run directory.
@@ -74,6 +75,7 @@ def record_outcome(
             )
             for point in outcome.curve
         ),
+        rungs=tuple(rung_record(rung) for rung in outcome.rungs),
         params=ParamCount(**_params(trial, outcome)),
         steps=outcome.step,
         examples=outcome.examples,

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from types import MappingProxyType
 from typing import Any
 
 from remora.config.schema import ProtocolConfig
@@ -28,6 +29,8 @@ class PlannedTrial:
         label: of its row.
         family: of its method.
         hyperparameters: learning rate and every setting.
+        rivals: ids of the row's tuning trials, this one among them, where they are compared on the way and the worse
+            half stops; they share a pack. Empty otherwise.
     """
 
     spec: TrialSpec
@@ -35,6 +38,7 @@ class PlannedTrial:
     label: str
     family: str
     hyperparameters: Mapping[str, Any]
+    rivals: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for a worker."""
@@ -46,7 +50,7 @@ class PlannedTrial:
         given = dict(values)
         spec = dict(given.pop("spec"))
         spec["splits"] = tuple(spec["splits"])
-        return PlannedTrial(spec=TrialSpec(**spec), **given)
+        return PlannedTrial(spec=TrialSpec(**spec), rivals=tuple(given.pop("rivals")), **given)
 
 
 class TrialMaker:
@@ -74,9 +78,17 @@ class TrialMaker:
         """One trial per learning rate, scored on validation only; none where there is nothing to choose."""
         if row.method is None or len(row.lrs) < 2:
             return ()
-        return tuple(
-            self._trial(row, "tuning", lr=lr, seed=TUNING_SEED, curve=False, splits=("validation",)) for lr in row.lrs
+        stop = self._protocol.stop
+        # What becomes of a trial that may be stopped depends on its rivals, so they are part of its id.
+        more = {} if stop == "none" else {"stop": stop, "lrs": row.lrs}
+        trials = tuple(
+            self._trial(row, "tuning", lr=lr, seed=TUNING_SEED, curve=False, splits=("validation",), more=more)
+            for lr in row.lrs
         )
+        if stop == "none":
+            return trials
+        rivals = tuple(trial.spec.id for trial in trials)
+        return tuple(replace(trial, rivals=rivals) for trial in trials)
 
     def final(self, row: StudyRow, lr: float) -> tuple[PlannedTrial, ...]:
         """One trial per seed."""
@@ -104,6 +116,7 @@ class TrialMaker:
         curve: bool,
         splits: tuple[str, ...],
         max_steps: int | None = None,
+        more: Mapping[str, object] = MappingProxyType({}),
     ) -> PlannedTrial:
         protocol = self._protocol
         spec = TrialSpec(
@@ -125,7 +138,7 @@ class TrialMaker:
             curve=curve,
             splits=splits,
         )
-        determinants = {**self._fixed, "purpose": purpose, "label": row.label, "spec": asdict(spec)}
+        determinants = {**self._fixed, "purpose": purpose, "label": row.label, "spec": asdict(spec), **more}
         hyperparameters = {"lr": lr, **row.full_settings()} if row.method is not None else {}
         return PlannedTrial(
             spec=replace(spec, id=trial_id(row.label, seed, determinants)),

@@ -1,12 +1,9 @@
 """Which learning rate a row takes: the one best on validation, never on test."""
 
-import math
 from collections.abc import Sequence
 
+from remora.engine.rungs import merit
 from remora.results.schema import TrialResult
-
-_TINY = 100
-"""With fewer validation rows than this the metric is too coarse, and validation loss decides."""
 
 
 def choose_lr(trials: Sequence[TrialResult], metric: str, num_validation: int) -> float | None:
@@ -18,20 +15,17 @@ def choose_lr(trials: Sequence[TrialResult], metric: str, num_validation: int) -
         num_validation: rows of the validation split.
 
     Returns:
-        None when no trial finished.
+        None when no trial was trained to its end; one that was stopped on the way is never chosen.
     """
     done = [trial for trial in trials if trial.status == "done"]
     if not done:
         return None
 
-    def merit(trial: TrialResult) -> tuple[float, float, float]:
-        score = trial.metrics["validation"][metric]
-        loss = trial.losses.get("validation")
-        loss = math.inf if loss is None else loss
+    def key(trial: TrialResult) -> tuple[float, float, float]:
         rate = trial.hyperparameters["lr"]
         assert isinstance(rate, float)
-        return (-loss, score, -rate) if num_validation < _TINY else (score, -loss, -rate)
+        return *merit(trial.metrics["validation"][metric], trial.losses.get("validation"), num_validation), -rate
 
-    rate = max(done, key=merit).hyperparameters["lr"]
+    rate = max(done, key=key).hyperparameters["lr"]
     assert isinstance(rate, float)
     return rate

@@ -73,6 +73,7 @@ def work(run_dir: Path, threads: int, jobs: Any, say: Say, gpu: int | None = Non
     from remora.engine.loop import run_pack
     from remora.results.schema import Pack
     from remora.study.context import open_context
+    from remora.study.halving import halvings
     from remora.study.machine import compute_device, give_memory_back, settle
     from remora.study.record import record_failure, record_outcome
     from remora.study.trials import PlannedTrial
@@ -101,6 +102,8 @@ def work(run_dir: Path, threads: int, jobs: Any, say: Say, gpu: int | None = Non
                     [trial.spec for trial in trials],
                     slots=job["slots"],
                     parts=job["parts"],
+                    halvings=halvings(run_dir, trials, len(context.dataset.validation)),
+                    folder=run_dir,
                     tokens_per_pass=config.engine.pass_tokens,
                     events=reporter,
                 )
