@@ -3,6 +3,7 @@
 import re
 
 from remora.report.blocks import Block, Chip, ChipRow, ChipTable, Code, Heading, Pairs, Section, Table, TableRow, Text
+from remora.report.training import halved
 from remora.results.names import shown
 from remora.results.schema import DataInfo, ProtocolInfo, Setting
 from remora.results.summary_schema import StudySummary
@@ -35,6 +36,7 @@ def _protocol_pairs(summary: StudySummary) -> list[tuple[str, str]]:
             else "published: the recipe's own settings",
         ),
         ("tuning", _tuning(p, metric)),
+        *_stopping(summary),
         (
             "final seeds",
             f"{listing([str(seed) for seed in p.seeds])}: each sets adapter and head init, data order and dropout",
@@ -66,6 +68,13 @@ def _tuning(p: ProtocolInfo, metric: str) -> str:
         return "none: learning rates were given"
     seed = f" with seed {p.tuning_seed}" if p.tuning_seed is not None else ""
     return f"{plural(p.tuning_trials, 'trial')} per method{seed}, chosen by {metric} on validation"
+
+
+def _stopping(summary: StudySummary) -> list[tuple[str, str]]:
+    """The rule by which tuning trials were stopped and what it saved; nothing where there was none."""
+    if summary.protocol.stop == "none":
+        return []
+    return [("stopping", halved(summary) or "successive halving, which stopped no tuning trial")]
 
 
 def _settings(summary: StudySummary) -> list[Block]:
@@ -170,7 +179,8 @@ def made(summary: StudySummary) -> Section:
     """Model, machine, versions, trials, command."""
     model, trials, machine = summary.model, summary.trials, summary.machine
     revision = f", revision {shown(model.revision)}" if model.revision else ""
-    total = f"{trials.tuning} tuning, {trials.final} final, {trials.baseline} baseline"
+    stopped = f" (and {trials.stopped} stopped by halving)" if trials.stopped else ""
+    total = f"{trials.tuning} tuning{stopped}, {trials.final} final, {trials.baseline} baseline"
     lost = [f"{n} {what}" for n, what in ((trials.diverged, "diverged"), (trials.failed, "failed")) if n]
     pairs = [
         ("base model", f"{shown(model.name)}{revision}: {model.architecture}, {count(model.params)} parameters"),

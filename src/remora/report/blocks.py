@@ -81,7 +81,7 @@ class Bullets:
 
 @dataclass(frozen=True, kw_only=True)
 class Chip:
-    """A name with its value, such as a learning rate with its score; `style` is chosen, lost or empty."""
+    """A name with its value, such as a learning rate with its score; `style` is chosen, stopped, lost or empty."""
 
     name: str
     value: str

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from remora.results.aggregate import stopped_at
 from remora.results.schema import TrialResult
 from remora.results.store import RunDirectory
 from remora.results.summary_schema import StudySummary
@@ -63,6 +64,7 @@ def _record(trial: TrialResult, summary: StudySummary, metrics: Sequence[str]) -
         "base_params": trial.params.base_trained,
         "adapter_bytes": trial.adapter_bytes,
         "steps": trial.steps,
+        "stopped_at": rung.step / rung.num_steps if (rung := stopped_at(trial)) else None,
         "examples": trial.examples,
         "wall_seconds": trial.wall_seconds,
         "error": trial.error,

@@ -5,7 +5,7 @@ from rich.text import Text
 
 from remora.results.names import shown
 from remora.results.summary_schema import Row, StudySummary
-from remora.results.wording import count, duration, interval, metric_name, points, rate, signed, size
+from remora.results.wording import count, duration, interval, listing, metric_name, points, rate, signed, size, stops
 
 CAPTION = "bold: may be the best (95 %)   *: recommended   !: see the warnings"
 METRIC_HEADS = {"matthews": "Matthews", "pearson": "Pearson", "spearman": "Spearman", "mse": "MSE"}
@@ -32,12 +32,26 @@ def render_rows(summary: StudySummary) -> Table:
         # Numbers are never shortened: a narrow terminal takes the room from names.
         width = max(len(head), *(len(line[place]) for line in lines))
         table.add_column(head, justify="right", no_wrap=True, min_width=width)
-    table.caption = CAPTION
+    table.caption = "\n".join([CAPTION, *_stopped(summary)])
     table.caption_justify = "left"
     for row, line in zip(summary.rows, lines, strict=True):
         style = "bold" if row.in_best_set else "dim" if row.role == "baseline" else ""
         table.add_row(*(Text(cell, style=style) for cell in line))
     return table
+
+
+def _stopped(summary: StudySummary) -> list[str]:
+    """What halving stopped: one line for rows to which the same happened, a line of its own for every other."""
+    lines: dict[str, list[str]] = {}
+    for row in summary.tuning:
+        shares = [trial.stopped_at for trial in row.trials if trial.stopped_at is not None]
+        if shares:
+            lines.setdefault(stops(shares), []).append(shown(row.label, 32))
+    return [
+        f"tuning trials stopped: {what} of the steps "
+        + ("in every row" if len(labels) == len(summary.tuning) else f"({listing(labels)})")
+        for what, labels in lines.items()
+    ]
 
 
 def _cells(row: Row, summary: StudySummary, *, compared: bool) -> list[str]:

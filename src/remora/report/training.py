@@ -18,8 +18,8 @@ from remora.report.blocks import (
 )
 from remora.report.drawings import Drawings
 from remora.results.names import shown
-from remora.results.summary_schema import Detail, StudySummary, TuningTrial
-from remora.results.wording import metric_name, number, plural, points, rate
+from remora.results.summary_schema import Detail, StudySummary, Tuning, TuningTrial
+from remora.results.wording import listing, metric_name, number, percent, plural, points, rate, stops
 
 NAME = 40
 CLASS = 28
@@ -53,7 +53,7 @@ def tuning(summary: StudySummary) -> Section | None:
             head=shown(row.label, NAME),
             title=shown(row.label, 400),
             chips=[_chip(trial, summary.data.metric) for trial in row.trials],
-            marks=[Mark(text=f"{row.edge} rate", warn=True)] if row.edge else [],
+            marks=_marks(row),
         )
         for row in summary.tuning
     ]
@@ -61,11 +61,34 @@ def tuning(summary: StudySummary) -> Section | None:
     lead = f"Every method had the same budget: {plural(most, 'tuning trial')}, each with a learning rate from the "
     lead += f"method's own range. The highest {metric_name(summary.data.metric)} on validation was chosen (ties by "
     lead += "validation loss). The final trials use it with other seeds."
+    lead += f" {text}" if (text := halved(summary)) else ""
     heads = ("method", "learning rate and validation score of every trial, the chosen one framed")
     return Section(id="tuning", title="Tuning", blocks=[Text(text=lead), ChipTable(heads=heads, rows=rows)])
 
 
+def halved(summary: StudySummary) -> str:
+    """What successive halving did to the tuning, as sentences; nothing where it stopped no trial."""
+    saved, taken = sum(row.steps_saved for row in summary.tuning), sum(row.steps for row in summary.tuning)
+    if not saved:
+        return ""
+    shares = sorted({trial.stopped_at for row in summary.tuning for trial in row.trials if trial.stopped_at})
+    return (
+        f"Successive halving compared the trials of a method on validation at {listing([percent(s) for s in shares])} "
+        "of their steps and stopped the worse half, for all methods alike; a trial that was stopped could not be "
+        f"chosen. It saved {number(saved)} of {number(saved + taken)} tuning steps, {percent(saved / (saved + taken))}."
+    )
+
+
+def _marks(row: Tuning) -> list[Mark]:
+    stopped = [trial.stopped_at for trial in row.trials if trial.stopped_at is not None]
+    marks = [Mark(text=f"stopped: {stops(stopped)} of the steps")] if stopped else []
+    return [*marks, Mark(text=f"{row.edge} rate", warn=True)] if row.edge else marks
+
+
 def _chip(trial: TuningTrial, metric: str) -> Chip:
+    if trial.stopped_at is not None:
+        note = f"stopped at {percent(trial.stopped_at)}"
+        return Chip(name=rate(trial.lr), value=points(trial.score, metric), note=note, style="stopped")
     if trial.status != "done":
         return Chip(name=rate(trial.lr), value=trial.status, style="lost")
     note = "chosen" if trial.chosen else ""

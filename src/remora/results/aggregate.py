@@ -1,8 +1,8 @@
 """From single trials to rows: means over seeds, tuning by learning rate, learning curves. No statistics here."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
-from remora.results.schema import RowPlan, TrialResult
+from remora.results.schema import RowPlan, Rung, Setting, TrialResult
 from remora.results.store import RunDirectory
 from remora.results.summary_schema import Curve, EpochMean, Role, SeedOutcome, TrialCounts, Tuning, TuningTrial
 
@@ -72,6 +72,11 @@ def best_adapter(run: RunDirectory, trials: Sequence[TrialResult], metric: str) 
     return run.adapter(top)
 
 
+def stopped_at(trial: TrialResult) -> Rung | None:
+    """The rung at which halving stopped a trial; None for every other trial."""
+    return trial.rungs[-1] if trial.status == "stopped" else None
+
+
 def tuning(run: RunDirectory, plan: RowPlan) -> Tuning | None:
     """The tuning trials of a row by learning rate, with the one that its final trials use; None if it was not tuned."""
     trials = run.of(plan.label, "tuning")
@@ -79,24 +84,33 @@ def tuning(run: RunDirectory, plan: RowPlan) -> Tuning | None:
         return None
     finals = final_trials(run, plan.label)
     used = finals[0].hyperparameters if finals else {}
-    rows = [
-        TuningTrial(
-            lr=_lr(trial) or 0.0,
-            hyperparameters=trial.hyperparameters,
-            status=trial.status,
-            score=trial.metrics.get("validation", {}).get(run.data.metric),
-            loss=trial.losses.get("validation"),
-            chosen=trial.hyperparameters == used,
-        )
-        for trial in trials
-    ]
+    rows = [_tuning_trial(trial, run.data.metric, used) for trial in trials]
     rows.sort(key=lambda row: row.lr)
     tried = sorted({row.lr for row in rows})
     chosen = [row.lr for row in rows if row.chosen]
     edge = ""
     if chosen and len(tried) > 2:  # of two rates each is an edge
         edge = "lowest" if chosen[0] == tried[0] else "highest" if chosen[0] == tried[-1] else ""
-    return Tuning(label=plan.label, trials=tuple(rows), edge=edge)
+    return Tuning(
+        label=plan.label,
+        trials=tuple(rows),
+        edge=edge,
+        steps=sum(trial.steps for trial in trials),
+        steps_saved=sum(rung.num_steps - rung.step for rung in map(stopped_at, trials) if rung is not None),
+    )
+
+
+def _tuning_trial(trial: TrialResult, metric: str, used: Mapping[str, Setting]) -> TuningTrial:
+    rung = stopped_at(trial)
+    return TuningTrial(
+        lr=_lr(trial) or 0.0,
+        hyperparameters=trial.hyperparameters,
+        status=trial.status,
+        score=rung.score if rung else trial.metrics.get("validation", {}).get(metric),
+        loss=rung.loss if rung else trial.losses.get("validation"),
+        chosen=trial.hyperparameters == used,
+        stopped_at=rung.step / rung.num_steps if rung else None,
+    )
 
 
 def curve(run: RunDirectory, plan: RowPlan) -> Curve | None:
@@ -127,6 +141,7 @@ def trial_counts(run: RunDirectory) -> TrialCounts:
         tuning=sum(trial.purpose == "tuning" for trial in finished),
         final=sum(trial.purpose == "final" for trial in finished),
         baseline=sum(trial.purpose == "baseline" for trial in finished),
+        stopped=sum(trial.status == "stopped" for trial in run.trials),
         diverged=sum(trial.status == "diverged" for trial in run.trials),
         failed=sum(trial.status == "failed" for trial in run.trials),
         unfinished=len(run.unfinished),

@@ -93,7 +93,10 @@ class Row(Record):
 
 
 class TuningTrial(Record):
-    """One tuning trial: the learning rate tried and its validation score and loss."""
+    """One tuning trial: the learning rate tried and its validation score and loss.
+
+    `stopped_at` is the share of the steps at which halving stopped it; score and loss are then those of that step.
+    """
 
     lr: float
     hyperparameters: dict[str, Setting]
@@ -101,14 +104,20 @@ class TuningTrial(Record):
     score: float | None
     loss: float | None
     chosen: bool
+    stopped_at: float | None = None
 
 
 class Tuning(Record):
-    """The tuning of one row, by learning rate; `edge` says that the chosen rate is the smallest or largest tried."""
+    """The tuning of one row, by learning rate; `edge` says that the chosen rate is the smallest or largest tried.
+
+    `steps` were trained in all its trials; `steps_saved` more would have been, had halving stopped none.
+    """
 
     label: str
     trials: tuple[TuningTrial, ...]
     edge: Literal["", "lowest", "highest"] = ""
+    steps: int = 0
+    steps_saved: int = 0
 
 
 class EpochMean(Record):
@@ -190,11 +199,12 @@ class Warning(Record):
 
 
 class TrialCounts(Record):
-    """How many trials finished, by purpose, and how many did not."""
+    """How many trials finished, by purpose, and how many did not; halving ended the `stopped` ones."""
 
     tuning: int
     final: int
     baseline: int
+    stopped: int = 0
     diverged: int
     failed: int
     unfinished: int

@@ -139,7 +139,7 @@ def _tuning_losses(run: RunDirectory, tuned: Sequence[Tuning]) -> list[Warning]:
     found: list[Warning] = []
     planned = {plan.label: len(plan.lrs) for plan in run.study.rows}
     for row in tuned:
-        good = sum(trial.status == "done" for trial in row.trials)
+        good = sum(trial.status in ("done", "stopped") for trial in row.trials)
         if good < planned.get(row.label, 0):
             message = f"{good} of {planned[row.label]} tuning trials finished"
             found.append(Warning(kind="tuning", label=row.label, message=message))

@@ -117,6 +117,16 @@ def plural(number: int, thing: str, things: str = "") -> str:
     return f"{number} {thing if number == 1 else things or thing + 's'}"
 
 
+def percent(share: float) -> str:
+    """A share in whole percent: 25 %."""
+    return f"{100 * share:.0f} %"
+
+
+def stops(shares: Sequence[float]) -> str:
+    """How many trials were stopped at which shares of the steps: 2 at 25 % and 1 at 50 %."""
+    return listing([f"{shares.count(at)} at {percent(at)}" for at in sorted(set(shares))])
+
+
 def p_value(value: float) -> str:
     """A p-value with two digits, never rounded to zero."""
     return "< 0.001" if value < 0.001 else f"{value:.3f}" if value < 0.1 else f"{value:.2f}"
