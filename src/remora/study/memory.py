@@ -6,7 +6,7 @@
 `shared` (libraries, the mapped base) exists once. The workers that matter are those with the largest packs of a stage.
 A probe of a few seconds cannot see what gathers over hundreds of passes of ever other lengths: the products that the
 library compiles and keeps, and gaps in a heap that gives nothing back between operations. `library` and `scatter` stand
-for it; they are fixed, and were taken from whole studies of a small encoder (`python -m bench.check_estimates`).
+for it; they are fixed, and were taken from one whole study of a small encoder (`python -m bench.check_estimates`).
 """
 
 import math
