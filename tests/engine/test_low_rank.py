@@ -123,6 +123,23 @@ def test_a_lane_full_of_nan_stays_alone(lengths: str, where: str) -> None:
     assert found[0][rows].isnan().any()  # type: ignore[index]
 
 
+@pytest.mark.usefixtures("together")
+def test_the_scale_of_a_neighbour_costs_no_digits() -> None:
+    """In bfloat16 a scale of 4/3 must act as it does among equal scales."""
+    x = drawn(20, D, seed=62).detach().bfloat16()
+    pass_ = layout(LENGTHS["equal"], training=False)
+    results: list[Tensor] = []
+    for last in (4 / 3, 1.0):
+        scales = [4 / 3] * 4 + [last]
+        lanes = [
+            LaneChange(rows=rows, change=change(k, scale=scale))
+            for k, (rows, scale) in enumerate(zip(pass_.lane_rows, scales, strict=True))
+        ]
+        results.append(changed_linear(x, drawn(O, D, seed=50).detach().bfloat16(), None, lanes, pass_))
+    assert torch.equal(results[0][:16], results[1][:16])
+    assert not torch.equal(results[0][16:], results[1][16:])
+
+
 def test_padding_repeats_a_lanes_own_row() -> None:
     rows = lane_rows(((0, 3), (5, 6)), torch.device("cpu"))
     assert rows.rows_NL.tolist() == [[0, 1, 2], [5, 5, 5]]

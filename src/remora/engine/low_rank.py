@@ -113,7 +113,8 @@ class LowRankGroup:
         same = len(set(scales)) == 1
         self._scale: float | Tensor = scales[0]
         if not same:
-            self._scale = to_device(np.array(scales), device).to(dtype)[:, None, None]
+            wide = torch.promote_types(dtype, torch.float32)  # a scale such as 4/3 would lose digits in half precision
+            self._scale = to_device(np.array(scales), device).to(wide)[:, None, None]
 
     def forward(self, x_TD: Tensor, A_NRD: Tensor, B_NOR: Tensor, y_TO: Tensor, *, trains_A: bool) -> GroupKept:
         """Add the terms to `y_TO`."""
