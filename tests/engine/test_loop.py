@@ -356,5 +356,5 @@ def test_methods_know_the_learning_rate_of_the_step(monkeypatch: pytest.MonkeyPa
         lane = loop.Lane(spec("noisy", lr=0.5, batch_size=5, epochs=2, warmup=0.0), driver, DATA)
         while not lane.finished:
             lane.optimizer.zero_grad()
-            lane.update(1.0)
+            lane.update(torch.tensor(1.0))
     assert [float(value) for value in lane.adapter.extra.values()] == [0.5, 0.375, 0.25, 0.125]

@@ -50,7 +50,7 @@ def test_what_trains_the_base_is_parked_and_what_shares_it_is_not(tmp_path: Path
         for method, freed in (("full", True), ("lora", False)):
             lane = Lane(spec(method), driver, DATA)
             lane.optimizer.grad.fill_(1e-3)
-            lane.update(0.5)
+            lane.update(torch.tensor(0.5))
             lane.remember_best(0.5)
             tensors = [*lane.optimizer.storage(), lane.optimizer.snapshot()]
             before = [tensor.clone() for tensor in tensors]
