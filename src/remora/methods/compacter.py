@@ -46,6 +46,7 @@ class Compacter(HoulsbyAdapter):
 
     label: ClassVar[str] = "Compacter"
     citation: ClassVar[str] = "Mahabadi et al. 2021, arXiv:2106.04647"
+    use_when: ClassVar[str] = "where a bottleneck adapter is wanted at a hundredth of its parameters"
     lr_range: ClassVar[LogRange] = LogRange(1e-3, 3e-2)
     identity_at_init: ClassVar[bool] = True
     examples: ClassVar[tuple[dict[str, Any], ...]] = (

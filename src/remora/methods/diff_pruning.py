@@ -49,6 +49,7 @@ class DiffPruning(Method):
     label: ClassVar[str] = "diff pruning"
     family: ClassVar = "partial"
     citation: ClassVar[str] = "Guo et al. 2021, arXiv:2012.07463"
+    use_when: ClassVar[str] = "to store a task as few changed weights; training it costs as much as many"
     lr_range: ClassVar[LogRange] = LogRange(3e-5, 3e-3)
     mergeable: ClassVar[bool] = True
     examples: ClassVar[tuple[dict[str, Any], ...]] = (

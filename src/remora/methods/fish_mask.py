@@ -57,6 +57,7 @@ class FishMask(Method):
     label: ClassVar[str] = "FISH mask"
     family: ClassVar = "partial"
     citation: ClassVar[str] = "Sung et al. 2021, arXiv:2111.09839"
+    use_when: ClassVar[str] = "where single weights may move, chosen by how much the loss depends on them"
     lr_range: ClassVar[LogRange] = LogRange(1e-4, 1e-2)
     mergeable: ClassVar[bool] = True
     examples: ClassVar[tuple[dict[str, Any], ...]] = ({}, {"density": 0.05, "num_examples": 4, "targets": ("ffn.up",)})

@@ -46,7 +46,7 @@ class PrefixTuning(Method):
     family: ClassVar = "additive"
     citation: ClassVar[str] = "Li and Liang 2021, arXiv:2101.00190"
     use_when: ClassVar[str] = "to serve many tasks from one base without touching its weights"
-    lr_range: ClassVar[LogRange] = LogRange(3e-4, 3e-2)
+    lr_range: ClassVar[LogRange] = LogRange(3e-5, 3e-3)
     peft_type: ClassVar[str | None] = "PREFIX_TUNING"
     site_kinds: ClassVar[tuple[SiteKind, ...]] = ("kv",)
     identity_at_init: ClassVar[bool] = False

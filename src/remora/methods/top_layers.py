@@ -26,6 +26,7 @@ class TopLayers(Method):
     label: ClassVar[str] = "top layers"
     family: ClassVar = "partial"
     citation: ClassVar[str] = "Lee et al. 2019, arXiv:1911.03090"
+    use_when: ClassVar[str] = "as a plain baseline between head only and full fine-tuning"
     lr_range: ClassVar[LogRange] = LogRange(2e-5, 1e-3)
     mergeable: ClassVar[bool] = True
     site_kinds: ClassVar[tuple[SiteKind, ...]] = ("linear", "norm")

@@ -26,6 +26,7 @@ class WeightMask(Method):
     label: ClassVar[str] = "weight mask"
     family: ClassVar = "partial"
     citation: ClassVar[str] = "Zhao et al. 2020, arXiv:2004.12406"
+    use_when: ClassVar[str] = "to study what a pretrained base already holds; it changes no weight, only drops some"
     lr_range: ClassVar[LogRange] = LogRange(1e-4, 1e-2)
     mergeable: ClassVar[bool] = True
     identity_at_init: ClassVar[bool] = False
