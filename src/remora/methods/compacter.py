@@ -55,7 +55,7 @@ class Compacter(HoulsbyAdapter):
     )
     Config: ClassVar[type[MethodConfig]] = _Config
 
-    config: _Config
+    config: _Config  # type: ignore[assignment]
 
     def sites(self, base: Base) -> tuple[Site, ...]:
         """The ends of both sublayers, if the matrices can be cut into equal blocks."""

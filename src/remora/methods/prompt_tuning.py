@@ -20,6 +20,20 @@ from remora.methods.registry import register
 from remora.models.sites import Site, SiteKind
 
 
+class PromptConfig(MethodConfig):
+    """Number of virtual tokens, and their start: embeddings of random words, of `text`, or normal like them."""
+
+    num_virtual_tokens: int = Field(20, ge=1)
+    init: Literal["vocabulary", "normal", "text"] = "vocabulary"
+    text: str = ""
+
+    @model_validator(mode="after")
+    def _text_is_for_init(self) -> Self:
+        if (self.init == "text") != bool(self.text.strip()):
+            raise ValueError("init=text and text belong together: give both, or neither")
+        return self
+
+
 @register("prompt-tuning")
 class PromptTuning(Method):
     """Trained virtual tokens before the text."""
@@ -34,20 +48,9 @@ class PromptTuning(Method):
     identity_at_init: ClassVar[bool] = False
     examples: ClassVar[tuple[dict[str, Any], ...]] = ({}, {"num_virtual_tokens": 3, "init": "normal"})
 
-    class Config(MethodConfig):
-        """Number of virtual tokens, and their start: embeddings of random words, of `text`, or normal like them."""
+    Config: ClassVar[type[MethodConfig]] = PromptConfig
 
-        num_virtual_tokens: int = Field(20, ge=1)
-        init: Literal["vocabulary", "normal", "text"] = "vocabulary"
-        text: str = ""
-
-        @model_validator(mode="after")
-        def _text_is_for_init(self) -> Self:
-            if (self.init == "text") != bool(self.text.strip()):
-                raise ValueError("init=text and text belong together: give both, or neither")
-            return self
-
-    config: Config
+    config: PromptConfig
 
     @property
     def targets(self) -> tuple[str, ...]:
