@@ -25,9 +25,9 @@ def allow(monkeypatch: pytest.MonkeyPatch, tokens: int, error: Exception) -> lis
     tried: list[int] = []
     read = Driver.read
 
-    def limited(self: Driver, layout: Layout, adapters: Sequence[Any], params: Any = None) -> Any:
+    def limited(self: Driver, layout: Layout, adapters: Sequence[Any], *others: Any) -> Any:
         tried.append(layout.num_tokens)
-        result = read(self, layout, adapters, params)
+        result = read(self, layout, adapters, *others)
         if layout.num_tokens > tokens:
             raise error
         return result
