@@ -1,8 +1,9 @@
 """P-tuning: n virtual tokens before every text, given by an encoder that is trained with what it reads.
 
-Liu et al. 2021, "GPT understands, too", arXiv:2103.10385, section 3.2: token i is MLP([LSTM(e)_i; LSTM'(e)_i]) of
-trained vectors e_1 .. e_n and a recurrent network in both directions, the MLP with one hidden layer and ReLU; `encoder`
-"mlp" takes e_i through a network of two hidden layers alone. Where the tokens stand is prompt tuning's; the paper's
+Liu et al. 2021, "GPT understands, too", arXiv:2103.10385, section 3.2. `encoder` "mlp" takes trained vectors e_1 .. e_n
+one by one through a network of two hidden layers with ReLU; "lstm" is the paper's first form, token i being
+MLP([LSTM(e)_i; LSTM'(e)_i]) with a recurrent network in both directions. The former is the default, as in peft: it
+learnt in short runs in which the latter had hardly moved. Where the tokens stand is prompt tuning's; the paper's
 templates around them are a task's affair. The head reads [CLS] or the last real token.
 Trains the encoder and n times the width of the embeddings. PEFT type P_TUNING, which holds what the encoder gives;
 Remora's own file keeps the encoder, so that training can go on.
@@ -38,7 +39,7 @@ class _Config(MethodConfig):
     """Number of virtual tokens, kind of the encoder and its hidden features (per direction)."""
 
     num_virtual_tokens: int = Field(20, ge=1)
-    encoder: Literal["lstm", "mlp"] = "lstm"
+    encoder: Literal["lstm", "mlp"] = "mlp"
     encoder_hidden: int = Field(256, ge=1)
 
 
@@ -53,7 +54,7 @@ class PTuning(PromptTuning):
     peft_type: ClassVar[str | None] = "P_TUNING"
     examples: ClassVar[tuple[dict[str, Any], ...]] = (
         {},
-        {"num_virtual_tokens": 3, "encoder": "mlp", "encoder_hidden": 7},
+        {"num_virtual_tokens": 3, "encoder": "lstm", "encoder_hidden": 7},
     )
     Config: ClassVar[type[MethodConfig]] = _Config
 
