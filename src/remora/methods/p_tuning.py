@@ -56,7 +56,7 @@ class PTuning(PromptTuning):
         {},
         {"num_virtual_tokens": 3, "encoder": "lstm", "encoder_hidden": 7},
     )
-    Config: ClassVar[type[MethodConfig]] = _Config
+    Config: ClassVar[type[MethodConfig]] = _Config  # type: ignore[assignment]
 
     config: _Config  # type: ignore[assignment]
 
