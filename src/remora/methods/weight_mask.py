@@ -27,7 +27,7 @@ class WeightMask(Method):
     family: ClassVar = "partial"
     citation: ClassVar[str] = "Zhao et al. 2020, arXiv:2004.12406"
     use_when: ClassVar[str] = "to study what a pretrained base already holds; it changes no weight, only drops some"
-    lr_range: ClassVar[LogRange] = LogRange(1e-4, 1e-2)
+    lr_range: ClassVar[LogRange] = LogRange(1e-5, 1e-3)
     mergeable: ClassVar[bool] = True
     identity_at_init: ClassVar[bool] = False
     examples: ClassVar[tuple[dict[str, Any], ...]] = ({}, {"sparsity": 0.2, "targets": ("attention.v", "ffn.up")})
