@@ -122,14 +122,6 @@ def _weight_mask(settings, p, W, b, x, ffn):
     return F.linear(x, W * mask, b)
 
 
-def _diff_pruning(settings, p, W, b, x, ffn):
-    gates = []
-    for name in ("alpha", "group"):
-        logit = p[name] + (torch.logit(p[f"{name}_noise"]) if f"{name}_noise" in p else 0.0)
-        gates.append((3 / (1 + torch.exp(-logit)) - 1.5).clamp(0, 1))
-    return F.linear(x, W + gates[0] * gates[1] * p["value"], b)
-
-
 def _fish_mask(settings, p, W, b, x, ffn):
     delta = torch.zeros_like(W).flatten().scatter(0, p["index"], p["values"])
     return F.linear(x, W + delta.view(W.shape), b)
@@ -151,7 +143,6 @@ LINEAR: dict[str, Formula] = {
     "pissa": _pissa,
     "top-layers": _own_weights,
     "weight-mask": _weight_mask,
-    "diff-pruning": _diff_pruning,
     "fish-mask": _fish_mask,
     "adalora": _adalora,
     "dylora": _dylora,
@@ -182,12 +173,6 @@ def penalty(method: Method, trained: Mapping[str, Tensor]) -> Tensor | float:
             if V.ndim == 2
         ]
         return settings["orthogonality"] * torch.stack(norms).mean()
-    if method.name == "diff-pruning":
-        alphas = {name: value for name, value in trained.items() if name.endswith("alpha")}
-        if any(bool((value.abs() < 20).any()) for value in alphas.values()):
-            groups = [trained[name.removesuffix("alpha") + "group"] for name in alphas]
-            open_ = [torch.sigmoid(a).sum() * torch.sigmoid(g) for a, g in zip(alphas.values(), groups, strict=True)]
-            return settings["l0"] * torch.cat(open_).sum()
     return 0.0
 
 
@@ -230,7 +215,6 @@ def trained_numbers(method: str, settings: Mapping[str, Any], sites: tuple[Site,
             "delta-lora": rank * (inputs + outputs),
             "top-layers": outputs * (inputs if site.kind == "linear" else 1) + (outputs if site.bias else 0),
             "weight-mask": inputs * outputs,
-            "diff-pruning": 2 * inputs * outputs + 1,
             "loha": 2 * rank * (inputs + outputs),
             "ln-tuning": 2 * outputs if site.bias else outputs,
         }[method]
