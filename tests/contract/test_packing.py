@@ -145,7 +145,8 @@ def test_a_diverging_lane_changes_no_other(arch: str, cls: type[LoRA], monkeypat
     assert harmed["middle"].logits == {}
     assert calm["middle"].status == "done"
     for one in specs:
-        assert largest_difference(harmed[one.id], calm[one.id]) < 1e-12, one.id
+        # Not to the bit: where the lane is gone others take its place, and products of other sizes round otherwise.
+        assert largest_difference(harmed[one.id], calm[one.id]) < 1e-10, one.id
 
 
 def test_divergence_keeps_the_last_good_state(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -183,7 +183,7 @@ class DyingWorker:
 
     packs: list[PlannedPack] = []  # noqa: RUF012  of all workers, in the order given
 
-    def __init__(self, run_dir: Path, number: int, threads: int, events: "queue.Queue[Any]") -> None:
+    def __init__(self, run_dir: Path, number: int, threads: int, gpus: bool, events: "queue.Queue[Any]") -> None:
         self.pack: PlannedPack | None = None
         self.ready, self.log, self.events = False, [], events
         self.process = SimpleNamespace(wait=lambda: -9, returncode=-9, terminate=lambda: None)

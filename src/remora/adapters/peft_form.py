@@ -98,7 +98,7 @@ def peft_form(adapter: AdapterTensors, head: HeadTemplate, head_params: Tensors)
             tensors |= _module_tensors(_LORA, [low[site.id] for site in parts], parts, base)
         config["lora_dropout"] = next(iter(changes.values())).dropout
     else:
-        for key, part in stored_tensors(method, [site for site in sites if site.kind != "norm"]).items():
+        for key, part in stored_tensors(method, held).items():
             values = [method.peft_state(adapter.at(site), site)[part.name].detach() for site in part.sites]
             tensors[key] = joined(part.how, values, part.sites, whole_weight(base, part.sites[0]))
         tensors |= {f"base_model.{key}": adapter.shared[name] for name, key in method.peft_shared().items()}
