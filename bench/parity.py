@@ -36,11 +36,11 @@ BOUND = 0.025  # largest allowed difference of the means
 INTRO = """# Parity with peft + transformers.Trainer
 
 Made by `python -m bench.parity`. Both sides as their users run them: base model `minilm`, the same {rows} training rows
-and the whole test split, {epochs} epoch(s), batch {batch}, {seeds} seeds, learning rate {rates}, linear decay after 6 %
-warm-up, AdamW, weight decay 0.01 on matrices, clip 1.0, base dropout on. LoRA has r 8, alpha 16, dropout 0.1 on query
-and value. The peer runs in its faster setting, bf16 autocast with dynamic padding, and loads a fresh base for every
-seed (peft gives all adapters of one base the same initial head); Remora chooses its own arithmetic. Data order, dropout
-and initial weights differ between the sides, as they do for users.
+and the whole test split, {epochs} epoch(s), batch {batch}, {seeds} seeds or more, learning rate {rates}, linear decay
+after 6 % warm-up, AdamW, weight decay 0.01 on matrices, clip 1.0, base dropout on. LoRA has r 8, alpha 16, dropout 0.1
+on query and value. The peer runs in its faster setting, bf16 autocast with dynamic padding, and loads a fresh base for
+every seed (peft gives all adapters of one base the same initial head); Remora chooses its own arithmetic. Data order,
+dropout and initial weights differ between the sides, as they do for users.
 
 Scores are points (x 100), mean over seeds with the standard deviation in brackets. The interval is Welch's t over
 seeds; the joint interval is the same at the level at which all {family} contain 0 together in 95 % of cases if both
@@ -71,12 +71,12 @@ class Cell:
         return CELLS / f"{self.side}-{self.data}-{self.method}-{self.seed}.json"
 
 
-def cells(sides: tuple[Side, ...], num_seeds: int) -> Iterator[Cell]:
-    """All cells, seeds outermost, so that an early stop leaves balanced results."""
+def cells(sides: tuple[Side, ...], num_seeds: int, only: str | None = None) -> Iterator[Cell]:
+    """All cells, or those of one data set and method, seeds outermost: an early stop leaves balanced results."""
     for seed in range(num_seeds):
         for data in DATA_SETS:
             for method in LEARNING_RATES:
-                for side in sides:
+                for side in sides if only in (None, f"{data}-{method}") else ():
                     yield Cell(side=side, data=data, method=method, seed=seed)
 
 
@@ -137,6 +137,14 @@ class Row:
         return not self.difference.low <= 0 <= self.difference.high
 
 
+def seeds_of(data: str, method: str, at_least: int) -> int:
+    """How many seeds both sides have trained, from 0 on; a training may have been given more than the others."""
+    found = at_least
+    while all(Cell(side=side, data=data, method=method, seed=found).file.is_file() for side in SIDES):
+        found += 1
+    return found
+
+
 def answers(side: Side, data: str, method: str, num_seeds: int) -> list[TrialAnswer]:
     """What a side's trainings gave, seed by seed."""
     found: list[TrialAnswer] = []
@@ -156,7 +164,8 @@ def loss_lines(num_seeds: int) -> list[str]:
     lines: list[str] = []
     for data in DATA_SETS:
         for method in LEARNING_RATES:
-            ours, theirs = ([a.train_loss for a in answers(side, data, method, num_seeds)] for side in SIDES)
+            seeds = seeds_of(data, method, num_seeds)
+            ours, theirs = ([a.train_loss for a in answers(side, data, method, seeds)] for side in SIDES)
             test = stats.ttest_ind(ours, theirs, equal_var=False)
             interval = test.confidence_interval()
             lines.append(
@@ -179,8 +188,8 @@ def compare(data_root: Path, num_seeds: int) -> list[Row]:
         if SOURCES[data].metric == "f1":
             metrics = {"f1": f1_of(labels.index(SOURCES[data].positive)), **metrics}
         for method in LEARNING_RATES:
-            ours = predictions("remora", data, method, num_seeds)
-            theirs = predictions("peer", data, method, num_seeds)
+            seeds = seeds_of(data, method, num_seeds)
+            ours, theirs = (predictions(side, data, method, seeds) for side in SIDES)
             for metric, score in metrics.items():
                 rows.append(
                     Row(
@@ -222,13 +231,14 @@ def write(rows: list[Row], num_seeds: int) -> str:
     )
     lines = [
         intro,
-        "| data | method | metric | Remora | peer | difference | 95 % interval | joint | wide | passes |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        "| data | method | seeds | metric | Remora | peer | difference | 95 % interval | joint | wide | passes |",
+        "|---|---|---:|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
         diff = row.difference
         lines.append(
-            f"| {row.data} | {row.method} | {row.metric} | {spread(row.remora)} | {spread(row.peer)} "
+            f"| {row.data} | {row.method} | {len(row.remora)} | {row.metric} "
+            f"| {spread(row.remora)} | {spread(row.peer)} "
             f"| {100 * diff.mean:+.2f} | {100 * diff.low:+.2f} to {100 * diff.high:+.2f} "
             f"| {100 * diff.joint_low:+.2f} to {100 * diff.joint_high:+.2f} "
             f"| {100 * diff.wide_low:+.2f} to {100 * diff.wide_high:+.2f} | {'yes' if row.passed else 'no'} |"
@@ -249,6 +259,7 @@ def main() -> None:
     parser.add_argument("--side", choices=("peer", "remora"), help="train the cells of one side only")
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data", help="folder of the data sets")
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--only", help="train one data set and method, such as mrpc-lora (with --seeds, to more seeds)")
     parser.add_argument("--processes", type=int, default=1, help="cells trained at the same time")
     parser.add_argument("--threads", type=int, default=1, help="threads of each process")
     parser.add_argument("--nice", type=int, default=0)
@@ -259,11 +270,11 @@ def main() -> None:
         with ThreadPoolExecutor(options.processes) as pool:
             work = [
                 pool.submit(train, cell, options.data, options.threads, options.nice)
-                for cell in cells(sides, options.seeds)
+                for cell in cells(sides, options.seeds, options.only)
             ]
             for each in work:
                 each.result()
-    if not options.side:
+    if not options.side and not options.only:
         print(write(compare(options.data, options.seeds), options.seeds))
 
 

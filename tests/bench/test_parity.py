@@ -51,6 +51,9 @@ def test_seeds_are_outermost() -> None:
     order = list(cells(("peer", "remora"), 2))
     assert len(order) == 16
     assert [cell.seed for cell in order] == [0] * 8 + [1] * 8
+    some = list(cells(("peer", "remora"), 2, "mrpc-lora"))
+    assert {(cell.data, cell.method) for cell in some} == {("mrpc", "lora")}
+    assert len(some) == 4
 
 
 def test_a_finished_cell_is_not_trained_again(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -91,6 +94,14 @@ def test_the_table_says_what_passes(place: Path, tmp_path: Path) -> None:
     ]
     assert all(row.passed == (row.method == "lora") for row in rows if row.metric == "f1")
     assert len(rows) == parity.FAMILY
+    assert {len(row.remora) for row in rows} == {2}
+    more = {side: Cell(side=side, data="mrpc", method="lora", seed=2).file for side in ("peer", "remora")}
+    more["peer"].write_text(Cell(side="peer", data="mrpc", method="lora", seed=1).file.read_text())
+    assert parity.seeds_of("mrpc", "lora", 2) == 2, "a seed that one side has not trained does not count"
+    more["remora"].write_text(more["peer"].read_text())
+    assert parity.seeds_of("mrpc", "lora", 2) == 3
+    for path in more.values():
+        path.unlink()
     text = write(rows, 2)
     assert "single 95 % intervals 3 of 6 do not contain 0" in text
     assert text.count("| 0.5500 | 0.5500 | +0.0000 |") == 4
