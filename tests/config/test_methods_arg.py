@@ -24,6 +24,7 @@ def test_all_stands_for_every_method_beside_further_rows() -> None:
     entries = parse_methods("all,lora:rank=16", KNOWN)
     assert [entry.id for entry in entries] == [*KNOWN, "lora"]
     assert entries[-1].settings == {"rank": 16}
+    assert [entry.id for entry in parse_methods("all", KNOWN, ["lora", "ia3"])] == ["lora", "ia3"]
     with pytest.raises(ConfigError, match="all"):
         parse_methods("all:rank=16", KNOWN)
 

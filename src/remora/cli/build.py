@@ -27,11 +27,12 @@ def study_name(model: str, data: str) -> str:
     return "-".join(word for word in words if word) or "study"
 
 
-def read_methods(text: str) -> tuple[MethodEntry, ...]:
+def read_methods(text: str, *, full: bool = True) -> tuple[MethodEntry, ...]:
     """Read ``--methods`` against the registry.
 
     Args:
         text: method ids with settings, such as ``lora,lora:rank=16,alpha=32``.
+        full: whether full fine-tuning is among ``all``.
 
     Raises:
         ConfigError: an unknown method or a malformed setting.
@@ -39,7 +40,8 @@ def read_methods(text: str) -> tuple[MethodEntry, ...]:
     # The registry imports torch; only commands that are about to train reach this line.
     from remora.methods.registry import list_methods
 
-    return parse_methods(text, tuple(method.name for method in list_methods()))
+    known = tuple(method.name for method in list_methods())
+    return parse_methods(text, known, [name for name in known if full or name != "full"])
 
 
 def model_settings(model: str) -> dict[str, object]:

@@ -59,7 +59,7 @@ def compare(
     """
     from remora.cli.build import finish_tree, options_tree, protocol_settings, read_methods
 
-    entries = read_methods(methods) if methods else ()
+    entries = read_methods(methods, full=not no_full) if methods else ()
     if no_full and any(entry.id == "full" for entry in entries):
         raise click.UsageError("--methods names full, --no-full leaves it out; drop one of them")
     protocol = protocol_settings(

@@ -13,13 +13,14 @@ _SETTING = re.compile(r"\s*([A-Za-z_][A-Za-z0-9_]*)\s*=(.*)", re.DOTALL)
 _CLOSES = {"[": "]", "{": "}", "(": ")", '"': '"', "'": "'"}
 
 
-def parse_methods(text: str, known_ids: Sequence[str]) -> tuple[MethodEntry, ...]:
+def parse_methods(text: str, known_ids: Sequence[str], every: Sequence[str] | None = None) -> tuple[MethodEntry, ...]:
     """Read methods separated by commas; settings follow a colon up to the next method id.
 
     Args:
         text: such as ``lora:rank=16,alpha=32,dora``. A value is a YAML scalar or a bracketed list; the setting
             ``label`` names the row. The word ``all`` stands for every method, with its defaults.
         known_ids: the methods that exist.
+        every: those that ``all`` stands for; by default all known ones.
 
     Returns:
         One entry per row, in order.
@@ -37,7 +38,7 @@ def parse_methods(text: str, known_ids: Sequence[str]) -> tuple[MethodEntry, ...
                 problems.append("a method's name is missing" + (f" before {piece.strip()!r}" if piece.strip() else ""))
                 continue
             if name == EVERY and not colon:
-                rows += [(known, {}, False) for known in known_ids]
+                rows += [(known, {}, False) for known in (known_ids if every is None else every)]
                 continue
             if name not in known_ids:
                 problems.append(_unknown(name, known_ids, bool(rows) and rows[-1][2]))
