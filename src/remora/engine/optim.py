@@ -119,7 +119,9 @@ class FlatAdamW:
         norm = torch.linalg.vector_norm(self.grad)
         bad = ~torch.isfinite(norm) if loss is None else ~(torch.isfinite(norm) & torch.isfinite(loss))
         self.stopped = torch.maximum(self.stopped, bad.float())
-        if clip > 0:
+        # On a CPU the norm is there to be looked at, and a gradient within bounds is not gone through for nothing.
+        within = self.grad.device.type == "cpu" and float(norm) <= clip
+        if clip > 0 and not within:
             # In double precision, as Python's own arithmetic: the factor does not depend on where it is computed.
             wide = norm.double()
             self.grad.mul_(torch.where(wide > clip, clip / (wide + 1e-6), 1.0).to(self.grad.dtype))
