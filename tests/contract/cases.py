@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from remora.methods.base import Method
+from remora.methods.plugins import plugin_hash
 from remora.methods.registry import get_method, list_methods
 from tests.tiny import PADDED
 
@@ -34,6 +35,11 @@ class Case:
     def fits(self, arch: str) -> bool:
         """Whether the architecture takes the method: attention in the padded layout takes no keys from outside."""
         return not ("kv" in self.cls.site_kinds and arch in PADDED)
+
+    @property
+    def own_formula(self) -> bool:
+        """Whether `tests.naive` must know it: all but plug-ins, whose formula is their author's to test."""
+        return plugin_hash(self.cls) is None
 
     @property
     def id(self) -> str:

@@ -40,12 +40,15 @@ def test_trains_what_it_declares(arch: str, case: Case, monkeypatch: pytest.Monk
     sites = method.sites(base)
     check_trains_only_its_own(steps[trial.id], outcome)
     check_gradients_flow(method, steps[trial.id], {site.id: site.name for site in sites})
-    assert outcome.num_params["adapter"] == naive.trained_numbers(case.name, method.config.model_dump(), sites)
+    if case.own_formula:
+        assert outcome.num_params["adapter"] == naive.trained_numbers(case.name, method.config.model_dump(), sites)
     assert outcome.num_params["base_trained"] == 0
 
 
 @every_cell
 def test_computes_its_formula(arch: str, case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not case.own_formula:
+        pytest.skip("the formula of a plug-in is its author's to test")
     base = tiny_base(arch, torch.float64)
     steps = record_steps(monkeypatch)
     trial = spec(

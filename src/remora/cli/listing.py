@@ -17,6 +17,7 @@ def list_group() -> None:
 
 @list_group.command()
 @click.option("--model", help="Count each method's trained parameters on this base, with its default settings.")
+@options.plugin_option
 @options.json_option
 def methods(*, model: str | None, as_json: bool) -> None:
     """The fine-tuning methods, with what each can do."""

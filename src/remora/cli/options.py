@@ -33,6 +33,24 @@ budget_option = click.option(
 )
 
 
+def _add_plugins(context: click.Context, parameter: click.Parameter, files: tuple[Path, ...]) -> None:
+    from remora.methods.plugins import add_plugins
+
+    if files:
+        add_plugins(files)
+
+
+plugin_option = click.option(
+    "--plugin",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    expose_value=False,
+    is_eager=True,
+    callback=_add_plugins,
+    help="A Python file that registers methods of your own; it is run. May be repeated.",
+)
+
+
 def together(*decorators: Callable[[Function], Function]) -> Callable[[Function], Function]:
     """Apply several options at once, shown in the order given."""
 
@@ -45,4 +63,4 @@ def together(*decorators: Callable[[Function], Function]) -> Callable[[Function]
 
 
 protocol_options = together(seeds_option, margin_option, prefer_option, budget_option)
-study_outputs = together(out_option, dry_run_option, json_option)
+study_outputs = together(plugin_option, out_option, dry_run_option, json_option)

@@ -131,6 +131,7 @@ def run(
 
 @click.command()
 @click.argument("run_dir", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@options.plugin_option
 @options.json_option
 def resume(*, run_dir: Path, as_json: bool) -> int:
     """Go on with a run directory: finished trials are kept, the rest is run."""
@@ -189,8 +190,15 @@ def execute(
 def how_to_go_on(config: "StudyConfig", out: Path | None) -> str:
     """What to type after a study was stopped."""
     from remora.config.load import fingerprint
+    from remora.methods.plugins import named_plugins
 
     run_dir = out if out is not None else Path("runs") / f"{config.name}-{fingerprint(config)[:8]}"
     if not (run_dir / "study.yaml").is_file():
         return "stopped before the first trial"
-    return f"stopped. Finished trials are kept; to go on: remora resume {shlex.quote(str(run_dir))}"
+    command = [
+        "remora",
+        "resume",
+        str(run_dir),
+        *(part for file in named_plugins() for part in ("--plugin", str(file))),
+    ]
+    return f"stopped. Finished trials are kept; to go on: {shlex.join(command)}"

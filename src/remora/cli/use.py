@@ -17,6 +17,7 @@ ADAPTER = click.Path(exists=True, file_okay=False, path_type=Path)
 
 @click.command()
 @click.argument("adapter", metavar="RUN_DIR|ADAPTER", type=ADAPTER)
+@options.plugin_option
 @click.option("--text", "texts", multiple=True, help="A text to label; may be repeated.")
 @click.option("--pair", "pairs", multiple=True, help="The second text, where the adapter reads pairs.")
 @click.option("--file", "file", help="Texts in a table, in .txt with one per line, or - for standard input.")
@@ -56,6 +57,7 @@ def predict(
 
 @click.command()
 @click.argument("adapter", metavar="RUN_DIR|ADAPTER", type=ADAPTER)
+@options.plugin_option
 @options.data_option
 @click.option("--split", type=click.Choice(["train", "validation", "test", "all"]), default="test", show_default=True)
 @click.option("--model", help="The base model, where it lies elsewhere than in training.")

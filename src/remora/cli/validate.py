@@ -8,6 +8,7 @@ from remora.cli.console import print_json
 
 @click.command()
 @click.argument("study", metavar="STUDY.YAML|recipe:NAME")
+@options.plugin_option
 @options.json_option
 @options.overrides_argument
 def validate(*, study: str, as_json: bool, overrides: tuple[str, ...]) -> None:

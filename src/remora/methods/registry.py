@@ -1,4 +1,4 @@
-"""Finds methods: every file of this package, and plug-ins under the entry point group ``remora.methods``."""
+"""Finds methods: every file of this package, the entry points ``remora.methods``, and files given as plug-ins."""
 
 import importlib
 import pkgutil
@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from remora.errors import ConfigError
 from remora.methods.base import Method
+from remora.methods.plugins import load_plugins
 
 M = TypeVar("M", bound=Method)
 
@@ -45,6 +46,7 @@ def _discover() -> None:
 def list_methods() -> tuple[type[Method], ...]:
     """All known methods, sorted by id."""
     _discover()
+    load_plugins()
     return tuple(_METHODS[name] for name in sorted(_METHODS))
 
 
@@ -59,9 +61,14 @@ def get_method(name: str, settings: Mapping[str, Any] | None = None) -> Method:
         ConfigError: unknown id (with near matches) or a setting that does not fit (all of them at once).
     """
     _discover()
+    load_plugins()
     if name not in _METHODS:
         near = get_close_matches(name, _METHODS, n=3)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"known methods: {', '.join(sorted(_METHODS))}"
+        hint = (
+            f"did you mean {' or '.join(near)}?"
+            if near
+            else f"known methods: {', '.join(sorted(_METHODS))}; --plugin FILE adds others"
+        )
         raise ConfigError(f"there is no method {name!r}", hint)
     cls = _METHODS[name]
     try:

@@ -2,9 +2,7 @@
 
 import datetime
 import fcntl
-import importlib.metadata
 import io
-import platform
 import shlex
 import sys
 import time
@@ -59,10 +57,9 @@ from remora.study.rows import MAJORITY, UNTRAINED, StudyRow, reference_row, stud
 from remora.study.stages import plan_stages
 from remora.study.trials import TUNING_SEED, PlannedTrial, TrialMaker
 from remora.study.tuning import choose_lr
+from remora.study.versions import refuse_changed_plugins, versions_of
 
 __all__ = ["StudyPlan", "StudyResult", "plan_study", "run_study"]
-
-_PACKAGES = ("remora", "torch", "transformers", "tokenizers", "safetensors", "numpy", "scikit-learn", "scipy")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,11 +155,18 @@ class _Run:
     _seen: dict[str, float | None] = field(default_factory=dict[str, "float | None"])
 
     def write_header(self, origin: str, plan: StudyPlan) -> None:
-        """study.yaml, study.json and data.json, before the first trial; what was cut when it was begun is kept."""
+        """study.yaml, study.json and data.json, before the first trial; what was cut when it was begun is kept.
+
+        Raises:
+            ConfigError: a plug-in's file has changed since.
+        """
         context, config, base = self.context, self.context.config, self.context.base
-        write_atomic(self.run_dir / "study.yaml", dump_yaml(config).encode())
         known = self.run_dir / STUDY_FILE
         begun = read_record(known, Study) if known.is_file() else None
+        versions = versions_of(self.rows)
+        if begun is not None:
+            refuse_changed_plugins(begun.versions, versions, self.run_dir)
+        write_atomic(self.run_dir / "study.yaml", dump_yaml(config).encode())
         protocol = config.protocol
         tuned = any(len(row.lrs) > 1 for row in self.rows)
         notes = {"head": "base dropout off", MAJORITY: "no training", UNTRAINED: "random head, no training"}
@@ -202,8 +206,7 @@ class _Run:
             ),
             rows=tuple(row.plan(notes.get(row.id, "")) for row in self.rows),
             reductions=begun.reductions if begun is not None else plan.reductions,
-            versions={name: importlib.metadata.version(name) for name in _PACKAGES}
-            | {"python": platform.python_version()},
+            versions=versions,
         )
         write_record(self.run_dir / STUDY_FILE, study)
         write_record(self.run_dir / DATA_FILE, _data_info(context))
