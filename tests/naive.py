@@ -127,7 +127,17 @@ def _fish_mask(settings, p, W, b, x, ffn):
     return F.linear(x, W + delta.view(W.shape), b)
 
 
+def _peft(settings, p, W, b, x, ffn):
+    if settings["type"] == "LOKR":  # with peft's own r = alpha = 8
+        right = p["lokr_w2"] if "lokr_w2" in p else p["lokr_w2_a"] @ p["lokr_w2_b"]
+        return F.linear(x, W + torch.kron(p["lokr_w1"], right), b)
+    for u in p["hra_u"].T:  # HRA: a chain of reflections of the input
+        W = W - 2 * torch.outer(W @ u, u) / (u @ u)
+    return F.linear(x, W, b)
+
+
 LINEAR: dict[str, Formula] = {
+    "peft": _peft,
     "lora": _lora,
     "lora-plus": _lora,
     "lora-fa": _lora,
@@ -176,6 +186,13 @@ def penalty(method: Method, trained: Mapping[str, Tensor]) -> Tensor | float:
     return 0.0
 
 
+def _kronecker_numbers(inputs: int, outputs: int, rank: int) -> int:
+    """Of both factors of (outputs, inputs), each side cut evenly as it can be; the larger of low rank if wide."""
+    small = [max(part for part in range(1, math.isqrt(side) + 1) if side % part == 0) for side in (outputs, inputs)]
+    large = [outputs // small[0], inputs // small[1]]
+    return math.prod(small) + (rank * sum(large) if rank < max(large) / 2 else math.prod(large))
+
+
 def trained_numbers(method: str, settings: Mapping[str, Any], sites: tuple[Site, ...]) -> int:
     """How many numbers a method trains, from its paper."""
     if method == "fish-mask":
@@ -217,6 +234,7 @@ def trained_numbers(method: str, settings: Mapping[str, Any], sites: tuple[Site,
             "weight-mask": inputs * outputs,
             "loha": 2 * rank * (inputs + outputs),
             "ln-tuning": 2 * outputs if site.bias else outputs,
+            "peft": settings["r"] * inputs if "r" in settings else _kronecker_numbers(inputs, outputs, 8),
         }[method]
     return total
 

@@ -40,8 +40,9 @@ def read_methods(text: str, *, full: bool = True) -> tuple[MethodEntry, ...]:
     # The registry imports torch; only commands that are about to train reach this line.
     from remora.methods.registry import list_methods
 
-    known = tuple(method.name for method in list_methods())
-    return parse_methods(text, known, [name for name in known if full or name != "full"])
+    methods = list_methods()
+    every = [method.name for method in methods if method.in_all and (full or method.name != "full")]
+    return parse_methods(text, tuple(method.name for method in methods), every)
 
 
 def model_settings(model: str) -> dict[str, object]:

@@ -9,6 +9,9 @@ from remora.config.yaml12 import YamlError, parse_value
 from remora.errors import ConfigError
 
 EVERY = "all"
+_TYPED = frozenset({"peft"})
+"""Methods whose first setting may be the bare value of `type`: ``peft:LOKR``."""
+
 _SETTING = re.compile(r"\s*([A-Za-z_][A-Za-z0-9_]*)\s*=(.*)", re.DOTALL)
 _CLOSES = {"[": "]", "{": "}", "(": ")", '"': '"', "'": "'"}
 
@@ -17,8 +20,8 @@ def parse_methods(text: str, known_ids: Sequence[str], every: Sequence[str] | No
     """Read methods separated by commas; settings follow a colon up to the next method id.
 
     Args:
-        text: such as ``lora:rank=16,alpha=32,dora``. A value is a YAML scalar or a bracketed list; the setting
-            ``label`` names the row. The word ``all`` stands for every method, with its defaults.
+        text: such as ``lora:rank=16,alpha=32,dora,peft:LOKR``. A value is a YAML scalar or a bracketed list; the
+            setting ``label`` names the row. The word ``all`` stands for every method, with its defaults.
         known_ids: the methods that exist.
         every: those that ``all`` stands for; by default all known ones.
 
@@ -44,7 +47,7 @@ def parse_methods(text: str, known_ids: Sequence[str], every: Sequence[str] | No
                 problems.append(_unknown(name, known_ids, bool(rows) and rows[-1][2]))
             rows.append((name, {}, bool(colon)))
             if colon:
-                setting = _SETTING.fullmatch(first)
+                setting = _SETTING.fullmatch(f"type={first}" if name in _TYPED and "=" not in first else first)
                 if setting is None:
                     problems.append(f"{name}: expected name=value after the colon, found {first!r}")
         elif not rows or not rows[-1][2]:

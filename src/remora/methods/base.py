@@ -191,6 +191,7 @@ class Method:
         site_kinds: the kinds of sites it can attach to.
         shares_base: False when it trains the base's own weights, and so runs alone in its pack.
         identity_at_init: whether the model's output is unchanged before the first step.
+        in_all: whether ``--methods all`` means it too; not where it stands for methods that its settings name.
         zero_gradients: ``<site name>.<tensor>`` whose gradient may be exactly zero by mathematics.
         min_train_accuracy: what "can learn" must reach with a frozen random head (64 sentences, 300 steps).
         examples: settings for the contract tests.
@@ -208,6 +209,7 @@ class Method:
     site_kinds: ClassVar[tuple[SiteKind, ...]] = ("linear",)
     shares_base: ClassVar[bool] = True
     identity_at_init: ClassVar[bool] = True
+    in_all: ClassVar[bool] = True
     zero_gradients: ClassVar[tuple[str, ...]] = ()
     min_train_accuracy: ClassVar[float] = 0.95
     examples: ClassVar[tuple[dict[str, Any], ...]] = ({},)
