@@ -343,12 +343,14 @@ def _edited(
 
 
 def _norm(module: nn.Module, weight: Tensor, bias: Tensor | None, x: Tensor) -> Tensor:
-    """LayerNorm, or without a bias and a mean LLaMA's root mean square, which runs in float32."""
+    """LayerNorm, or without a bias and a mean LLaMA's root mean square, which runs in float32; Gemma adds 1."""
     if isinstance(module, nn.LayerNorm):
         centred = x - x.mean(-1, keepdim=True)
         y = weight * centred / (centred.square().mean(-1, keepdim=True) + module.eps).sqrt()
         return y if bias is None else y + bias
     wide = x.float()
+    if hasattr(module, "eps"):
+        return ((1 + weight.float()) * wide / (wide.square().mean(-1, keepdim=True) + module.eps).sqrt()).to(x.dtype)
     return weight * (wide / (wide.square().mean(-1, keepdim=True) + module.variance_epsilon).sqrt()).to(x.dtype)
 
 
@@ -423,9 +425,10 @@ def _prefixed_attention(
     mask: Tensor | None,
     scaling: float | None = None,
     softcap: float | None = None,
+    sliding_window: int | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
-    """Attention of a padded batch with keys and values before those of every sequence; no window."""
+    """Attention of a padded batch with keys and values before those of every sequence, which a window leaves behind."""
     extra = [part.expand(key.shape[0], -1, -1, -1) for part in _PREFIXES[id(module)]]
     num = extra[0].shape[2]
     keys, values = torch.cat([extra[0], key], 2), torch.cat([extra[1], value], 2)
@@ -436,6 +439,9 @@ def _prefixed_attention(
         scores = softcap * torch.tanh(scores / softcap)
     if mask is not None:
         scores = scores + F.pad(mask, (num, 0))
+    if sliding_window is not None:
+        distance = num + torch.arange(scores.shape[2])[:, None] - torch.arange(num)
+        scores[..., :num] = scores[..., :num].masked_fill(distance >= sliding_window, -math.inf)
     return (scores.softmax(-1) @ values).transpose(1, 2), None
 
 

@@ -1,4 +1,4 @@
-"""The grid of contract tests: every registered method with its example settings, on seven architectures.
+"""The grid of contract tests: every registered method with its example settings, on nine architectures.
 
 The default run takes for each method and settings three architectures, chosen in turn so that every method meets
 encoders and decoders and every architecture most methods; the marker ``full_grid`` stands for the rest.
@@ -14,7 +14,7 @@ from remora.methods.plugins import plugin_hash
 from remora.methods.registry import get_method, list_methods
 from tests.tiny import PADDED
 
-ARCHITECTURES = ("bert", "llama", "roberta", "gpt2", "distilbert", "deberta-v3", "electra")
+ARCHITECTURES = ("bert", "llama", "roberta", "gpt2", "distilbert", "deberta-v3", "electra", "gemma2", "albert")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -96,18 +96,21 @@ def check_naive(
 ) -> None:
     """Losses and gradients are those of the paper's formula on padded batches, in float64.
 
-    To 1e-9; LLaMA's norms, rotations and softmax compute in float32 whatever their input, so there to 5e-6.
+    To 1e-9; norms, rotations and softmax of LLaMA and Gemma 2 compute in float32 whatever comes in, so there to 5e-6.
     """
-    atol = tolerance or (5e-6 if base.arch.model_type == "llama" else 1e-9)
+    atol = tolerance or (5e-6 if base.arch.model_type in ("llama", "gemma2") else 1e-9)
     for step in steps:
         values = {name: value.clone().requires_grad_() for name, value in step.adapter.items()}
         own = {name: value.clone().requires_grad_() for name, value in {**step.head, **step.base}.items()}
-        batch = padded(examples, step.chosen, int(base.config.pad_token_id or 0))
-        logits = naive.logits(model, base, method, {**step.frozen, **step.drawn, **values}, own, batch)
+        # In float64 transformers' Gemma 2 makes NaN of padding beyond its window, so its sequences come one by one.
+        together = [[i] for i in step.chosen] if base.arch.model_type == "gemma2" else [step.chosen]
+        batches = [padded(examples, chosen, int(base.config.pad_token_id or 0)) for chosen in together]
+        tensors = {**step.frozen, **step.drawn, **values}
+        logits = torch.cat([naive.logits(model, base, method, tensors, own, batch) for batch in batches])
         targets = torch.from_numpy(examples.targets[step.chosen])
         loss = torch.nn.functional.cross_entropy(logits, targets) + naive.penalty(method, values)
         loss.backward()
-        assert abs(loss.item() - step.loss) < 1e-6  # the loop keeps losses in float32
+        assert abs(loss.item() - step.loss) < max(1e-6, atol)  # the loop keeps losses in float32
         for name, value in {**values, **own}.items():
             assert value.grad is not None, f"{name} is not part of the formula"
             difference = float((step.grads[name] - value.grad).abs().max())

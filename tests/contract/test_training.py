@@ -1,5 +1,6 @@
 """Contracts of a method by itself: its start, what it trains, and that it computes its paper's formula."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -57,6 +58,19 @@ def test_computes_its_formula(arch: str, case: Case, monkeypatch: pytest.MonkeyP
     run(base, toy_data(EXAMPLES), [trial])
     method = get_method(case.name, case.without_dropout())
     check_naive(base, tiny_hf(arch, dtype=torch.float64), method, EXAMPLES, steps[trial.id])
+
+
+@every_cell
+def test_bfloat16_stays_near_float64(arch: str, case: Case) -> None:
+    """A base in bfloat16 rounds; an adapter that lost its precision or its gradients would end far away."""
+    trial = spec(case.name, case.without_dropout(), batch_size=8, warmup=0.0, lr=1e-3, base_dropout=False)
+    exact, rounded = (
+        run(tiny_base(arch, dtype), toy_data(EXAMPLES), [trial])[trial.id] for dtype in (torch.float64, torch.bfloat16)
+    )
+    assert rounded.status == "done"
+    bound = 0.15 if case.name == "weight-mask" else 0.05  # a score near the threshold turns a whole weight on or off
+    for split, logits in exact.logits.items():
+        assert np.abs(logits - rounded.logits[split]).max() < bound
 
 
 # --- the checks can fail
