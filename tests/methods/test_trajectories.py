@@ -5,9 +5,10 @@ weights, torch's AdamW, and the paper's rule before and after each step, written
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -18,7 +19,7 @@ from remora.methods.base import Method
 from remora.methods.registry import get_method
 from tests import naive
 from tests.tiny import tiny_base, tiny_hf
-from tests.trials import RecordedStep, padded, record_steps, run, spec, toy_data, toy_examples
+from tests.trials import RecordedStep, ToyTask, padded, record_steps, run, spec, toy_data, toy_examples
 
 STEPS = 20
 EXAMPLES = toy_examples(16)
@@ -127,6 +128,27 @@ def test_dylora(monkeypatch: pytest.MonkeyPatch) -> None:
     ranks = [int(next(iter(step.drawn.values()))) for step in steps]
     assert all(len({int(rank) for rank in step.drawn.values()}) == 1 for step in steps), "one rank for all sites"
     assert set(ranks) == {1, 2, 3, 4, 5, 6}
+
+
+class Averages(ToyTask):
+    """Scores by the mean logit, which every change of an adapter moves."""
+
+    def metrics(self, targets_B: np.ndarray, logits_BC: np.ndarray) -> dict[str, float]:
+        return {"mean": float(logits_BC[:, 0].mean())}
+
+
+def test_dylora_is_scored_at_every_rank() -> None:
+    """One training scores the ranks as trainings with another rank to evaluate do, for they train alike."""
+    data, base = replace(toy_data(EXAMPLES), task=Averages()), tiny_base("bert")
+    scores: dict[int, dict[str, dict[str, float]]] = {}
+    outcome = None
+    for rank in (1, 2, 4, 6):
+        trial = spec("dylora", {"rank": 6, "evaluate_rank": rank}, lr=3e-2, epochs=2, batch_size=8)
+        (outcome,) = run(base, data, [trial]).values()
+        scores[rank] = {split: dict(values) for split, values in outcome.metrics.items()}
+    assert outcome is not None
+    assert outcome.variants == {f"rank {rank}": values for rank, values in scores.items()}
+    assert len({values["validation"]["mean"] for values in scores.values()}) == 4
 
 
 def test_sora(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -401,8 +401,14 @@ def _outcome(driver: Driver, data: TrialData, lane: Lane, features: FeatureCache
         for split in lane.spec.splits:
             logits[split] = evaluate(driver, data, lane, split, features)
             losses[split], metrics[split] = _score(data, lane, split, logits[split])
-    norms = lane.grad_norms
     adapter = lane.adapter
+    variants: dict[str, dict[str, dict[str, float]]] = {}
+    for name, tensors in lane.method.variants().items() if logits else ():
+        adapter.variant = tensors
+        scores = {split: evaluate(driver, data, lane, split, features) for split in lane.spec.splits}
+        variants[name] = {split: _score(data, lane, split, values)[1] for split, values in scores.items()}
+        adapter.variant = {}
+    norms = lane.grad_norms
 
     def kept(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         return {name: value.detach().clone().cpu() for name, value in tensors.items()}
@@ -418,6 +424,7 @@ def _outcome(driver: Driver, data: TrialData, lane: Lane, features: FeatureCache
         losses=losses,
         metrics=metrics,
         logits=logits,
+        variants=variants,
         adapter=kept(adapter.trained()),
         frozen=kept({**frozen, **adapter.shared}),
         head=kept(lane.head_params),

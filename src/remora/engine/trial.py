@@ -131,6 +131,7 @@ class TrialOutcome:
         losses: mean loss by split, and of training in the last epoch.
         metrics: by split.
         logits: (n, C) by split, float32.
+        variants: metrics by split of other forms of the same adapter, by name.
         adapter: trained tensors by name, float32.
         frozen: drawn or computed tensors an adapter file needs.
         head: trained tensors of the head by Hugging Face name.
@@ -153,6 +154,7 @@ class TrialOutcome:
     losses: Mapping[str, float]
     metrics: Mapping[str, Mapping[str, float]]
     logits: Mapping[str, np.ndarray]
+    variants: Mapping[str, Mapping[str, Mapping[str, float]]]
     adapter: Mapping[str, Tensor]
     frozen: Mapping[str, Tensor]
     head: Mapping[str, Tensor]

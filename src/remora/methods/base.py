@@ -344,6 +344,14 @@ class Method:
     def after_step(self, adapter: "AdapterTensors", step: int) -> None:
         """May edit the trained tensors in place after the optimizer step (proximal steps, projections)."""
 
+    def variants(self) -> Mapping[str, Tensors]:
+        """Other forms of the trained adapter to score besides the one that is kept, such as smaller ranks.
+
+        Returns:
+            what a reader calls it -> tensors that every site finds besides its own while that form is scored.
+        """
+        return {}
+
     # --- how it is stored
 
     def merged(self, state: Tensors, site: Site, base: SiteWeights) -> SiteWeights:
@@ -405,6 +413,7 @@ class AdapterTensors:
         lr: learning rate of the step being taken, before a parameter's own multiplier; set by the loop.
         drawn: per site key, what `before_step` drew for the present step (noise, a rank); training passes alone see it.
         extra: state of the method's own between steps; kept in checkpoints.
+        variant: what all sites find besides while one of `Method.variants` is scored.
     """
 
     method: Method
@@ -415,13 +424,14 @@ class AdapterTensors:
     lr: float = 0.0
     drawn: dict[str, dict[str, Tensor]] = field(default_factory=dict[str, dict[str, Tensor]])
     extra: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
+    variant: Tensors = field(default_factory=dict[str, Tensor])
 
     def at(self, site: Site, *, training: bool = False) -> dict[str, Tensor]:
         """Trained, frozen, common and shared tensors of a site by short names; in training also the drawn ones."""
         state = self.states[site.id]
         common = self.states[COMMON].trained if COMMON in self.states else {}
         drawn = self.drawn.get(site.id, {}) if training else {}
-        return {**self.shared, **common, **state.frozen, **state.trained, **drawn}
+        return {**self.shared, **common, **state.frozen, **state.trained, **drawn, **self.variant}
 
     def trained(self) -> dict[str, Tensor]:
         """Trained tensors under ``<site key>.<name>``, in a fixed order."""

@@ -2,7 +2,7 @@
 
 Valipour et al. 2022, "DyLoRA: parameter-efficient tuning of pretrained models using dynamic search-free low-rank
 adaptation", arXiv:2210.07558, section 4, algorithm 1, without freezing the smaller ranks. One k per step, uniform, from
-the trial's own stream; evaluation and files take `evaluate_rank`, and `truncated` gives any other rank.
+the trial's own stream. Evaluation and files take `evaluate_rank`; the report shows the others from the same training.
 Trains r (in + out) numbers per site. Mergeable. Stored for peft as LoRA cut to `evaluate_rank`.
 """
 
@@ -59,6 +59,11 @@ class DyLoRA(LoRA):
         """The change of a site at a rank from 1 to r."""
         A, B = state["lora_A"][:rank], state["lora_B"][:, :rank]
         return LinearChange(A=A, B=B, scale=self.config.alpha / rank, dropout=self.config.dropout)
+
+    def variants(self) -> Mapping[str, Tensors]:
+        """The ranks 1, 2, 4 ... and the largest."""
+        ranks = {2**power for power in range(self.config.rank.bit_length())} | {self.config.rank}
+        return {f"rank {rank}": {"rank": torch.tensor(rank)} for rank in sorted(ranks)}
 
     def peft_holds(self, site: Site) -> bool:
         """Never as it is: the file holds the rank to evaluate, Remora's own tensors all of them."""

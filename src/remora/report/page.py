@@ -29,6 +29,7 @@ def build_page(summary: StudySummary, drawn: Drawings) -> Page:
         spending.tradeoffs(summary, drawn),
         training.curves(summary, drawn),
         training.tuning(summary),
+        training.variants(summary),
         training.detail(summary, drawn),
         background.protocol(summary),
         background.use(summary),

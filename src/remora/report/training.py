@@ -66,6 +66,33 @@ def tuning(summary: StudySummary) -> Section | None:
     return Section(id="tuning", title="Tuning", blocks=[Text(text=lead), ChipTable(heads=heads, rows=rows)])
 
 
+def variants(summary: StudySummary) -> Section | None:
+    """The scores of other forms of trained adapters, such as smaller ranks; None when no method has any."""
+    if not summary.variants:
+        return None
+    metric = summary.data.metric
+    lead = (
+        f"One training gave all of these: the same adapters, cut to a smaller form. {metric_name(metric).capitalize()} "
+    )
+    lead += "in points, mean over seeds; choose by validation."
+    blocks: list[Block] = [Text(text=lead)]
+    for row in summary.variants:
+        rows = [
+            TableRow(
+                head=shown(form.name, NAME),
+                cells=[
+                    points(form.validation, metric),
+                    points(form.test, metric),
+                    f"{points(form.test_low, metric)} to {points(form.test_high, metric)}",
+                ],
+            )
+            for form in row.forms
+        ]
+        heads = [shown(row.label, NAME), "validation", "test", "test, range over seeds"]
+        blocks.append(Table(heads=heads, rows=rows))
+    return Section(id="variants", title="Smaller forms of the same adapters", blocks=blocks)
+
+
 def halved(summary: StudySummary) -> str:
     """What successive halving did to the tuning, as sentences; nothing where it stopped no trial."""
     saved, taken = sum(row.steps_saved for row in summary.tuning), sum(row.steps for row in summary.tuning)

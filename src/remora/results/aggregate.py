@@ -4,7 +4,17 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from remora.results.schema import RowPlan, Rung, Setting, TrialResult
 from remora.results.store import RunDirectory
-from remora.results.summary_schema import Curve, EpochMean, Role, SeedOutcome, TrialCounts, Tuning, TuningTrial
+from remora.results.summary_schema import (
+    Curve,
+    EpochMean,
+    Role,
+    SeedOutcome,
+    TrialCounts,
+    Tuning,
+    TuningTrial,
+    Variant,
+    Variants,
+)
 
 # Rows that nobody would choose: they show what can be had without training.
 BASELINES = frozenset({"majority", "untrained"})
@@ -132,6 +142,29 @@ def curve(run: RunDirectory, plan: RowPlan) -> Curve | None:
             )
         )
     return Curve(label=plan.label, points=tuple(points))
+
+
+def variants(run: RunDirectory, plan: RowPlan) -> Variants | None:
+    """The other forms that a row's trainings gave, means over its finished seeds; None where there are none."""
+    trials = [trial for trial in done(final_trials(run, plan.label)) if trial.variants]
+    if not trials:
+        return None
+    forms: list[Variant] = []
+    for name in trials[0].variants:
+        scores = {
+            split: present(trial.variants[name].get(split, {}).get(run.data.metric) for trial in trials)
+            for split in ("validation", "test")
+        }
+        forms.append(
+            Variant(
+                name=name,
+                validation=mean(scores["validation"]),
+                test=mean(scores["test"]),
+                test_low=min(scores["test"], default=None),
+                test_high=max(scores["test"], default=None),
+            )
+        )
+    return Variants(label=plan.label, forms=tuple(forms))
 
 
 def trial_counts(run: RunDirectory) -> TrialCounts:

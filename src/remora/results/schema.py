@@ -98,7 +98,8 @@ class TrialResult(Versioned):
     not "tuning". `losses` has "train" (mean of the last epoch), "validation", "test". `hyperparameters` holds "lr"
     and every setting of the method. `examples` counts the examples seen in training over all epochs. `truncated` is
     split -> number of texts cut to this trial's length budget. `adapter_bytes` is null where there is no adapter.
-    A trial with status "stopped" has rungs, and no metrics: it was not trained to its end.
+    A trial with status "stopped" has rungs, and no metrics: it was not trained to its end. `variants` holds, by name,
+    the metrics of other forms of the same adapter (DyLoRA's ranks).
     """
 
     trial: str
@@ -112,6 +113,7 @@ class TrialResult(Versioned):
     status: Status
     error: str | None = None
     metrics: dict[str, dict[str, float]] = {}
+    variants: dict[str, dict[str, dict[str, float]]] = {}
     losses: dict[str, float | None] = {}
     curve: tuple[CurvePoint, ...] = ()
     rungs: tuple[Rung, ...] = ()

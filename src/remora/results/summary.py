@@ -49,6 +49,7 @@ def summary_of(run: RunDirectory) -> StudySummary:
     rows = _ranked([_row(run, plan, finals[plan.label], judged) for plan in plans], run.data.metric)
     tuned = [tuning for plan in plans if (tuning := aggregate.tuning(run, plan)) is not None]
     curves = {plan.label: aggregate.curve(run, plan) for plan in plans}
+    variants = {plan.label: aggregate.variants(run, plan) for plan in plans}
     constant = {label: sum(is_constant(part) for part in seeds.values()) for label, seeds in tests.items()}
     recommendation = recommend(judged, rows, run.data, run.study.protocol)
     order = [row.label for row in rows]
@@ -71,6 +72,7 @@ def summary_of(run: RunDirectory) -> StudySummary:
         rows=rows,
         tuning=tuple(sorted(tuned, key=lambda tuning: order.index(tuning.label))),
         curves=tuple(curve for label in order if (curve := curves[label]) is not None),
+        variants=tuple(forms for label in order if (forms := variants[label]) is not None),
         detail=_detail(run, recommendation.label, judged.best, tests),
         warnings=collect_warnings(run, rows, finals, tuned, constant, judged.warnings),
     )

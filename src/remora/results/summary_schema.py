@@ -138,6 +138,23 @@ class Curve(Record):
     points: tuple[EpochMean, ...]
 
 
+class Variant(Record):
+    """Another form of a row's trained adapters, such as a smaller rank: headline metric, means over seeds."""
+
+    name: str
+    validation: float | None
+    test: float | None
+    test_low: float | None
+    test_high: float | None
+
+
+class Variants(Record):
+    """All forms of a row's adapters that one training gave; `test_low` and `test_high` are the range over seeds."""
+
+    label: str
+    forms: tuple[Variant, ...]
+
+
 class ClassScore(Record):
     """Precision, recall and F1 of one class on test, means over seeds; `support` is its number of test rows."""
 
@@ -255,6 +272,7 @@ class StudySummary(Versioned):
     rows: tuple[Row, ...]
     tuning: tuple[Tuning, ...]
     curves: tuple[Curve, ...]
+    variants: tuple[Variants, ...] = ()
     detail: Detail | None
     warnings: tuple[Warning, ...]
 

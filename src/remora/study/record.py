@@ -64,6 +64,9 @@ def record_outcome(
         status=outcome.status,
         error=outcome.error,
         metrics={split: dict(values) for split, values in outcome.metrics.items()},
+        variants={
+            name: {split: dict(values) for split, values in scores.items()} for name, scores in outcome.variants.items()
+        },
         losses={name: finite(value) for name, value in outcome.losses.items()},
         curve=tuple(
             CurvePoint(
