@@ -121,6 +121,8 @@ class EngineConfig(Settings):
     threads: Count | None = None
     tokens_per_pass: Count | None = None
     lanes: Count | None = None
+    checkpoint_seconds: Annotated[float, Field(ge=0)] = 60
+    """Least time between two checkpoints of a pack; 0 for none. They never take more than one hundredth of the time."""
 
     @property
     def pass_tokens(self) -> int:

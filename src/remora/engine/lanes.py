@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from remora.data.order import permutation
+from remora.engine.checkpoint import State
 from remora.engine.driver import Driver
 from remora.engine.layout import LaneBatch, Layout
 from remora.engine.optim import FlatAdamW, ParamRule, lr_factor
@@ -34,9 +36,10 @@ class Lane:
         spec: the trial.
         driver: of the base it trains on.
         data: shared by all trials.
+        saved: what `saved` gave, to go on from there.
     """
 
-    def __init__(self, spec: TrialSpec, driver: Driver, data: TrialData) -> None:
+    def __init__(self, spec: TrialSpec, driver: Driver, data: TrialData, saved: State | None = None) -> None:
         self.spec = spec
         self.data = data
         self._driver = driver
@@ -51,7 +54,9 @@ class Lane:
         self._place(driver.device, master)
         head = self.head.init(torch_generator(spec.stream_seed("head"), "head"))
         start = time.perf_counter()
-        if self.method.num_survey_examples:
+        if saved is not None:
+            _put_back(self.adapter, saved, driver.device)
+        elif self.method.num_survey_examples:
             chosen = permutation(spec.seed, 0, len(self.train))[: self.method.num_survey_examples]
             head_params = {name: value.to(driver.device, master) for name, value in head.items()}
             gradients = weight_gradients(driver, self.adapter, self.head, head_params, data.task, self.train, chosen)
@@ -85,6 +90,8 @@ class Lane:
         self._best: tuple[float, Tensor] | None = None
         self._parked: Parked | None = None
         self._permutation: tuple[int, np.ndarray] | None = None
+        if saved is not None:
+            self._take_up(saved)
 
     def _place(self, device: torch.device, master: torch.dtype) -> None:
         adapter = self.adapter
@@ -253,6 +260,51 @@ class Lane:
 
     # --- checkpoints and facts
 
+    def saved(self) -> State:
+        """Everything that training has made of the lane, when no step is unread; the next step changes the tensors."""
+        assert not self.unread, "what a step gave must be known before it is kept"
+        tensors = {f"optimizer/{name}": value for name, value in self.optimizer.saved().items()}
+        if self._best is not None:
+            tensors["best"] = self._best[1]
+        if self._parked is not None:
+            waiting = self._parked.look()
+            tensors = {name: waiting.get(id(value), value) for name, value in tensors.items()}
+        kept, names = _kept_tensors(self.adapter)
+        facts = {
+            "step": self.step,
+            "status": self.status,
+            "error": self.error,
+            "curve": [asdict(point) for point in self.curve],
+            "rungs": [asdict(rung) for rung in self.rungs],
+            "grad_norms": self.grad_norms,
+            "losses": self.losses,
+            "seconds": self.seconds,
+            "most_lanes": self.most_lanes,
+            "tokens_per_pass": self.tokens_per_pass,
+            "lr": self.adapter.lr,
+            "best": None if self._best is None else self._best[0],
+            "shapes": [
+                [key, name, list(value.shape)]
+                for key, state in self.adapter.states.items()
+                for name, value in state.trained.items()
+            ],
+            "kept": names,
+        }
+        return State(tensors={**{name: value.cpu() for name, value in tensors.items()}, **kept}, facts=facts)
+
+    def _take_up(self, saved: State) -> None:
+        facts, prefix = saved.facts, "optimizer/"
+        moments = {name.removeprefix(prefix): value for name, value in saved.tensors.items() if name.startswith(prefix)}
+        self.optimizer.take_up(moments)
+        if facts["best"] is not None:
+            self._best = (facts["best"], saved.tensors["best"].to(self.optimizer.flat))
+        self.step, self.status, self.error = facts["step"], facts["status"], facts["error"]
+        self.curve = [CurvePoint(**point) for point in facts["curve"]]
+        self.rungs = [Rung(**rung) for rung in facts["rungs"]]
+        self.grad_norms, self.losses = list(facts["grad_norms"]), list(facts["losses"])
+        self.seconds, self.most_lanes = facts["seconds"], facts["most_lanes"]
+        self.tokens_per_pass, self.adapter.lr = facts["tokens_per_pass"], facts["lr"]
+
     def park(self, folder: Path | None) -> None:
         """Make little of itself while it waits; a lane over the shared base is small and stays as it is."""
         if not self.method.shares_base:
@@ -309,6 +361,36 @@ class Lane:
             "head": sum(value.numel() for value in self.head_params.values()),
             "base_trained": sum(value.numel() for value in self.base_params.values()),
         }
+
+
+def _kept_tensors(adapter: AdapterTensors) -> tuple[dict[str, Tensor], list[list[str]]]:
+    """What an adapter holds besides its trained tensors, numbered, and per number where it belongs."""
+    groups = [("frozen", key, state.frozen) for key, state in adapter.states.items()]
+    groups += [("drawn", key, drawn) for key, drawn in adapter.drawn.items()]
+    groups.append(("extra", "", adapter.extra))
+    places: list[list[str]] = []
+    tensors: dict[str, Tensor] = {}
+    for kind, key, group in groups:
+        for name, value in group.items():
+            tensors[f"kept/{len(places)}"] = value.detach().cpu().clone()
+            places.append([kind, key, name, value.device.type])
+    return tensors, places
+
+
+def _put_back(adapter: AdapterTensors, saved: State, device: torch.device) -> None:
+    """Give an adapter the tensors of a checkpoint; trained ones only their shapes, as the optimizer has the values."""
+    for state in adapter.states.values():
+        state.frozen, state.trained = {}, {}
+    for key, name, shape in saved.facts["shapes"]:
+        adapter.states[key].trained[name] = torch.zeros(shape, device=device)
+    for number, (kind, key, name, where) in enumerate(saved.facts["kept"]):
+        value = saved.tensors[f"kept/{number}"].to("cpu" if where == "cpu" else device)
+        if kind == "frozen":
+            adapter.states[key].frozen[name] = value
+        elif kind == "drawn":
+            adapter.drawn.setdefault(key, {})[name] = value
+        else:
+            adapter.extra[name] = value
 
 
 def _base_tensors(driver: Driver) -> dict[str, Tensor]:

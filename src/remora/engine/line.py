@@ -1,9 +1,10 @@
 """The trials of a pack in line for a lane: those that go on from a rung first, then those not yet begun."""
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+from remora.engine.checkpoint import State, joined
 from remora.engine.lanes import Lane
 from remora.engine.rungs import Halving
 from remora.engine.trial import TrialSpec
@@ -15,17 +16,19 @@ class Line:
 
     Args:
         specs: trained in this order.
-        begin: makes the lane of a trial.
+        begin: makes the lane of a trial, from the state it was in if there is one.
         halvings: rivals that wait for each other at their rungs; those that still run are all among `specs`.
         folder: on whose disk lanes that train the base's own weights wait.
+        saved: what `saved` gave, to go on from there.
     """
 
     def __init__(
         self,
         specs: Sequence[TrialSpec],
-        begin: Callable[[TrialSpec], Lane],
+        begin: Callable[[TrialSpec, State | None], Lane],
         halvings: Sequence[Halving],
         folder: Path | None,
+        saved: State | None = None,
     ) -> None:
         self._queue = deque(specs)
         self._begin = begin
@@ -35,6 +38,30 @@ class Line:
         self._waiting: dict[str, Lane] = {}
         self._ready: deque[Lane] = deque()
         assert set(self._of) <= {spec.id for spec in specs}, "rivals must share a pack"
+        if saved is not None:
+            self._take_up({spec.id: spec for spec in specs}, saved)
+
+    def saved(self) -> State:
+        """Who waits for what, lanes included."""
+        places = {
+            "queue": [spec.id for spec in self._queue],
+            "waiting": list(self._waiting),
+            "ready": [lane.spec.id for lane in self._ready],
+            "halvings": [halving.saved() for halving in self._halvings],
+        }
+        lanes = {lane.spec.id: lane.saved() for lane in (*self._waiting.values(), *self._ready)}
+        return joined({"places": State(facts=places), "lanes": joined(lanes)})
+
+    def _take_up(self, specs: Mapping[str, TrialSpec], saved: State) -> None:
+        places, lanes = saved.facts["places"], saved.part("lanes")
+        for halving, facts in zip(self._halvings, places["halvings"], strict=True):
+            halving.take_up(facts)
+        self._queue = deque(specs[name] for name in places["queue"])
+        back = {name: self._begin(specs[name], lanes.part(name)) for name in (*places["waiting"], *places["ready"])}
+        self._waiting = {name: back[name] for name in places["waiting"]}
+        self._ready = deque(back[name] for name in places["ready"])
+        for lane in back.values():
+            lane.park(self._folder)
 
     def __enter__(self) -> "Line":
         return self
@@ -65,7 +92,7 @@ class Line:
         if beside and not (shares_base and beside[0].method.shares_base):
             return None
         if not self._ready:
-            return self._begin(self._queue.popleft())
+            return self._begin(self._queue.popleft(), None)
         lane = self._ready.popleft()
         lane.fetch()
         return lane

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from remora.engine.checkpoint import Keeper, State, joined
 from remora.engine.driver import Driver
 from remora.engine.features import FeatureCache, Prefix
 from remora.engine.inference import infer
@@ -53,6 +54,7 @@ def run_pack(
     read_every: int | None = None,
     halvings: Sequence[Halving] = (),
     folder: Path | None = None,
+    keeper: Keeper | None = None,
     events: PackEvents | None = None,
 ) -> Iterator[TrialOutcome]:
     """Train trials side by side over one base; outcomes come in the order in which trials finish.
@@ -71,34 +73,47 @@ def run_pack(
         halvings: trials that are compared at rungs, where the worse half stops; a trial that waits for its rivals gives
             its lane to the next one in line.
         folder: on whose disk trials that train the base's own weights wait; None for that of temporary files.
+        keeper: of the pack's checkpoints. Where it has one, the pack goes on from there, and gives once more the
+            outcomes that came after it. It is cleared by whoever has put all outcomes away.
         events: told of starts, steps and epochs.
 
     Yields:
         One outcome per trial.
     """
     every = read_every or steps_between_reads(driver.device)
-    line = Line(specs, lambda spec: Lane(spec, driver, data), halvings, folder)
+    told = events or NoEvents()
+    saved = None if keeper is None else keeper.load()
+
+    def begin(spec: TrialSpec, state: State | None) -> Lane:
+        lane = Lane(spec, driver, data, state)
+        told.started(spec, lane.num_steps)
+        return lane
+
+    line = Line(specs, begin, halvings, folder, None if saved is None else saved.part("line"))
+    room, lanes = _Room(tokens_per_pass), list[Lane]()
+    if saved is not None:
+        by_id, states = {spec.id: spec for spec in specs}, saved.part("lanes")
+        room.tokens = saved.facts["room"]["tokens"]
+        lanes = [begin(by_id[name], states.part(name)) for name in states.facts]
     with _Crew(parts if driver.device.type == "cpu" else 1) as crew, line:
-        yield from _train(driver, data, line, slots, tokens_per_pass, crew, every, events or NoEvents())
+        yield from _train(driver, data, line, lanes, slots, room, crew, every, keeper, told)
 
 
 def _train(
     driver: Driver,
     data: TrialData,
     line: Line,
+    lanes: list[Lane],
     slots: int,
-    tokens_per_pass: int,
+    room: "_Room",
     crew: "_Crew",
     every: int,
+    keeper: Keeper | None,
     told: PackEvents,
 ) -> Iterator[TrialOutcome]:
     features = FeatureCache(driver, data)
-    room = _Room(tokens_per_pass)
-    lanes: list[Lane] = []
     while lanes or line:
         while len(lanes) < slots and (lane := line.next(lanes)) is not None:
-            if lane.step == 0:
-                told.started(lane.spec, lane.num_steps)
             if lane.finished:
                 yield _outcome(driver, data, lane, features)
             else:
@@ -125,6 +140,14 @@ def _train(
         for lane in line.stopped():
             yield _outcome(driver, data, lane, features)
         lanes = running
+        if keeper is not None and keeper.due:
+            keeper.save(_state(lanes, line, room))
+
+
+def _state(lanes: Sequence[Lane], line: Line, room: "_Room") -> State:
+    """All that the rest of the pack depends on."""
+    training = joined({lane.spec.id: lane.saved() for lane in lanes})
+    return joined({"lanes": training, "line": line.saved(), "room": State(facts={"tokens": room.tokens})})
 
 
 @torch.no_grad()

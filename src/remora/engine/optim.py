@@ -144,6 +144,26 @@ class FlatAdamW:
         moments = [] if self._optimizer is None else self._optimizer.state.values()
         return [self.flat, self.grad, *(state[name] for state in moments for name in ("exp_avg", "exp_avg_sq"))]
 
+    def saved(self) -> dict[str, Tensor]:
+        """All that a later step depends on, as it lies; the next step changes it."""
+        found = {"values": self.flat, "stopped": self.stopped}
+        for number, group in enumerate([] if self._optimizer is None else self._optimizer.param_groups):
+            moments = self._optimizer.state.get(group["params"][0], {}) if self._optimizer is not None else {}
+            found |= {f"{number}.{name}": value for name, value in moments.items()}
+        return found
+
+    def take_up(self, saved: Mapping[str, Tensor]) -> None:
+        """Go on from what `saved` gave."""
+        self.flat.copy_(saved["values"])
+        self.stopped = saved["stopped"].to(self.stopped)
+        for number, group in enumerate([] if self._optimizer is None else self._optimizer.param_groups):
+            prefix = f"{number}."
+            moments = {name.removeprefix(prefix): value for name, value in saved.items() if name.startswith(prefix)}
+            if moments and self._optimizer is not None:
+                self._optimizer.state[group["params"][0]] = {
+                    name: value.to(self.flat.device, copy=True) for name, value in moments.items()
+                }
+
     def snapshot(self) -> Tensor:
         """A copy of all values."""
         return self.flat.clone()

@@ -43,6 +43,19 @@ class Parked:
                 for piece in tensor.view(-1).split(_PIECE):
                     piece.copy_(torch.from_numpy(np.fromfile(file, _numpy_type(tensor), piece.numel())))
 
+    def look(self) -> dict[int, Tensor]:
+        """id of a tensor -> its values, mapped from the file: nothing is brought back into memory."""
+        found: dict[int, Tensor] = {}
+        self._file.flush()
+        offset = 0
+        for tensor, size in zip(self._tensors, self._sizes, strict=True):
+            shape, kind = (tensor.numel(),), _numpy_type(tensor)
+            # "c": what is written to it would stay in memory; torch wants no read-only arrays.
+            mapped = np.memmap(self._file, kind, "c", offset, shape)
+            found[id(tensor)] = torch.from_numpy(mapped).view(tensor.shape)
+            offset += size
+        return found
+
     def drop(self) -> None:
         """Forget the values; the tensors are of no use any more."""
         self._file.close()

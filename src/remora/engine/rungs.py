@@ -11,7 +11,8 @@ trial it would have been without halving. Nothing here knows of tensors.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 _ETA = 2
 _SHARES = (0.25, 0.5)
@@ -99,6 +100,15 @@ class Halving:
         self._num_validation = num_validation
         self._recorded = {rung.step: rung.went_on for rungs in finished.values() for rung in rungs}
         self._arrived: dict[str, Rung] = {}
+
+    def saved(self) -> dict[str, Any]:
+        """Who still runs and who waits, as plain values."""
+        return {"running": self.running, "arrived": {trial: asdict(rung) for trial, rung in self._arrived.items()}}
+
+    def take_up(self, saved: Mapping[str, Any]) -> None:
+        """Go on from what `saved` gave."""
+        self.running = tuple(saved["running"])
+        self._arrived = {trial: Rung(**rung) for trial, rung in saved["arrived"].items()}
 
     def due(self, step: int, num_steps: int) -> bool:
         """Whether a trial that has taken `step` of its steps must wait for its rivals."""

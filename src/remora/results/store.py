@@ -22,6 +22,8 @@ STUDY_FILE = "study.json"
 DATA_FILE = "data.json"
 COSTS_FILE = "costs.json"
 TRIALS = "trials"
+CHECKPOINTS = "checkpoints"
+"""Where packs in training keep theirs; gone when the study is done."""
 RESULT_FILE = "result.json"
 PREDICTIONS_FILE = "predictions.parquet"
 

@@ -4,6 +4,7 @@ import datetime
 import fcntl
 import io
 import shlex
+import shutil
 import sys
 import time
 from collections.abc import Generator, Sequence
@@ -29,6 +30,7 @@ from remora.results.schema import (
     TrialResult,
 )
 from remora.results.store import (
+    CHECKPOINTS,
     COSTS_FILE,
     DATA_FILE,
     STUDY_FILE,
@@ -234,6 +236,7 @@ class _Run:
                 final += maker.final(row, lr)
             self._stage("training", final, stages.slots, workers)
             workers.dismiss()
+        shutil.rmtree(self.run_dir / CHECKPOINTS, ignore_errors=True)
 
     def measure_costs(self, seconds: float) -> None:
         """The solo step of every row that trained; kept when a resumed run finds it."""

@@ -6,6 +6,7 @@ import queue
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -13,11 +14,14 @@ from typing import Any
 
 from remora.errors import ResourceError
 from remora.native.build import NotBuiltError, library_path
-from remora.study.packs import PlannedPack, inseparable
+from remora.study.packs import PlannedPack, isolated
 from remora.study.trials import PlannedTrial
 
 Event = dict[str, Any]
 _LOG_LINES = 30
+_SECONDS_TO_END = 8
+_MOST_DEATHS = 2
+"""Workers that may die with a trial before it counts as failed."""
 
 
 def worker_environment(threads: int) -> dict[str, str]:
@@ -49,6 +53,7 @@ class _Worker:
         self.process = subprocess.Popen(
             [
                 *(sys.executable, "-m", "remora.study.worker", str(run_dir), "--threads", str(threads)),
+                *("--parent", str(os.getpid())),
                 *(("--gpu", str(number)) if gpus else ()),
             ],
             stdin=subprocess.PIPE,
@@ -72,14 +77,14 @@ class _Worker:
         for line in self.process.stderr:
             self.log = [*self.log[1 - _LOG_LINES :], line.rstrip()]
 
-    def give(self, pack: PlannedPack, skip: frozenset[str]) -> None:
-        """Hand a pack over, without the trials that are finished."""
+    def give(self, pack: PlannedPack, done: frozenset[str]) -> None:
+        """Hand a pack over, with those of its trials that are done: lanes have the neighbours that the plan says."""
         self.pack = pack
-        trials = [trial.to_json() for trial in pack.trials if trial.spec.id not in skip]
+        job: dict[str, Any] = {"pack": pack.id, "slots": pack.slots, "parts": pack.parts}
+        job["trials"] = [trial.to_json() for trial in pack.trials]
+        job["done"] = [trial.spec.id for trial in pack.trials if trial.spec.id in done]
         assert self.process.stdin is not None
-        self.process.stdin.write(
-            json.dumps({"pack": pack.id, "slots": pack.slots, "parts": pack.parts, "trials": trials}) + "\n"
-        )
+        self.process.stdin.write(json.dumps(job) + "\n")
         self.process.stdin.flush()
 
     def dismiss(self) -> None:
@@ -113,10 +118,16 @@ class Workers:
         return self
 
     def __exit__(self, *_: object) -> None:
+        """End the workers that are left; each writes a checkpoint if it can do so in time."""
         for worker in self._workers:
             worker.process.terminate()
+        end = time.monotonic() + _SECONDS_TO_END
         for worker in self._workers:
-            worker.process.wait()
+            try:
+                worker.process.wait(max(0.0, end - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                worker.process.kill()
+                worker.process.wait()
 
     def dismiss(self) -> None:
         """Let every worker end by itself; each then checks that its base is what it was.
@@ -144,7 +155,8 @@ class Workers:
             packs: in order of the plan.
             finished: ids of trials that need no training.
             on_event: told what workers say.
-            on_death: told of a trial that was lost twice with its worker.
+            on_death: told of a trial that was lost with its worker once too often. The first time its pack goes on
+                from its checkpoint, the second time it has no neighbours.
 
         Raises:
             ResourceError: workers die before they can take a pack.
@@ -171,17 +183,15 @@ class Workers:
                 orphans = [trial for trial in worker.pack.trials if trial.spec.id in left]
                 for trial in orphans:
                     lost[trial.spec.id] = lost.get(trial.spec.id, 0) + 1
-                    if lost[trial.spec.id] > 1:
+                    if lost[trial.spec.id] > _MOST_DEATHS:
                         on_death(trial, _last(worker.log) or f"its process ended with code {worker.process.returncode}")
                         left.discard(trial.spec.id)
                         done.add(trial.spec.id)
-                waiting = [
-                    *(
-                        PlannedPack(id=worker.pack.id, trials=unit, slots=1, parts=worker.pack.parts)
-                        for unit in inseparable([trial for trial in orphans if trial.spec.id in left])
-                    ),
-                    *waiting,
-                ]
+                if max((lost[trial.spec.id] for trial in orphans), default=0) == 1:
+                    waiting = [worker.pack, *waiting]
+                else:
+                    orphans = [trial for trial in orphans if trial.spec.id in left]
+                    waiting = [*isolated(orphans, worker.pack.parts), *waiting]
                 if waiting:
                     self._start()
                 continue

@@ -61,6 +61,11 @@ def plan_packs(trials: Sequence[PlannedTrial], slots: int) -> tuple[PlannedPack,
     return tuple(packs) if len(trials) != 1 else tuple(replace(pack, parts=LONE_PARTS) for pack in packs)
 
 
+def isolated(trials: Sequence[PlannedTrial], parts: int) -> list[PlannedPack]:
+    """Packs of as few trials as can be, for those whose worker died: one that kills it takes no other along."""
+    return [replace(_pack(unit, 1), parts=parts) for unit in inseparable(trials)]
+
+
 def inseparable(trials: Sequence[PlannedTrial]) -> list[tuple[PlannedTrial, ...]]:
     """Trials that must share a pack: rivals, which wait for each other; every other one by itself. Order is kept."""
     units: dict[tuple[str, ...], list[PlannedTrial]] = {}

@@ -5,14 +5,18 @@ counts is in the trial folders.
 """
 
 import argparse
+import ctypes
 import datetime
 import json
 import os
+import signal
 import sys
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from remora.results.schema import finite
@@ -56,6 +60,32 @@ class _Reporter:
         self._say({"event": "epoch", "trial": spec.id, "step": point.step, "metric": metric, "loss": point.train_loss})
 
 
+class _Interruption:
+    """What SIGTERM does to a worker: a pack in training ends after a step, with a checkpoint; else the process ends.
+
+    SIGINT is left to the coordinator, to whose process group a terminal sends it too.
+    """
+
+    def __init__(self) -> None:
+        self.keeper: Any = None
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, self._end)
+
+    def _end(self, signum: int, frame: FrameType | None) -> None:
+        if self.keeper is None:
+            raise SystemExit(128 + signal.SIGTERM)
+        self.keeper.ask()
+        self.keeper = None
+
+
+def _die_with(parent: int) -> None:
+    """Have the kernel end this process when the coordinator dies, so that no two ever write one checkpoint. Linux."""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+    if os.getppid() != parent:
+        raise SystemExit("the coordinator has ended")
+
+
 def work(run_dir: Path, threads: int, jobs: Any, say: Say, gpu: int | None = None) -> None:
     """Train packs until there are no more.
 
@@ -69,15 +99,18 @@ def work(run_dir: Path, threads: int, jobs: Any, say: Say, gpu: int | None = Non
     import torch
 
     from remora.config.load import read_study
+    from remora.engine.checkpoint import Interrupted, Keeper
     from remora.engine.driver import Driver
     from remora.engine.loop import run_pack
     from remora.results.schema import Pack
+    from remora.results.store import CHECKPOINTS
     from remora.study.context import open_context
     from remora.study.halving import halvings
     from remora.study.machine import compute_device, give_memory_back, settle
     from remora.study.record import record_failure, record_outcome
     from remora.study.trials import PlannedTrial
 
+    interruption = _Interruption()
     torch.set_num_threads(threads)
     if gpu is not None:
         torch.cuda.set_device(gpu)
@@ -92,8 +125,11 @@ def work(run_dir: Path, threads: int, jobs: Any, say: Say, gpu: int | None = Non
         for line in jobs:
             job = json.loads(line)
             trials = [PlannedTrial.from_json(values) for values in job["trials"]]
-            waiting = {trial.spec.id: trial for trial in trials}
+            waiting = {trial.spec.id: trial for trial in trials if trial.spec.id not in job["done"]}
             pack = Pack(id=job["pack"], lanes=0)
+            seconds = config.engine.checkpoint_seconds
+            keeper = Keeper(run_dir / CHECKPOINTS / job["pack"], seconds) if seconds else None
+            interruption.keeper = keeper
             reporter = _Reporter(say)
             try:
                 outcomes = run_pack(
@@ -104,21 +140,29 @@ def work(run_dir: Path, threads: int, jobs: Any, say: Say, gpu: int | None = Non
                     parts=job["parts"],
                     halvings=halvings(run_dir, trials, len(context.dataset.validation)),
                     folder=run_dir,
+                    keeper=keeper,
                     tokens_per_pass=config.engine.pass_tokens,
                     events=reporter,
                 )
                 for outcome in outcomes:
-                    trial = waiting.pop(outcome.spec.id)
                     history = reporter.history.pop(outcome.spec.id)
+                    if outcome.spec.id not in waiting:
+                        continue  # put away before the pack was taken up again, with the same bits
+                    trial = waiting.pop(outcome.spec.id)
                     result = record_outcome(run_dir, context, trial, outcome, pack, history)
                     metric = result.metrics.get("validation", {}).get(context.dataset.metric)
                     say({"event": "finished", "trial": result.trial, "status": result.status, "metric": metric})
+            except Interrupted:
+                raise SystemExit(128 + signal.SIGTERM) from None
             except (RuntimeError, AssertionError, ValueError) as error:
                 detail = "".join(traceback.format_exception_only(error)).strip()
                 say({"event": "trouble", "text": "".join(traceback.format_exception(error))})
                 for trial in waiting.values():
                     record_failure(run_dir, trial, detail)
                     say({"event": "finished", "trial": trial.spec.id, "status": "failed", "metric": None})
+            interruption.keeper = None
+            if keeper is not None:
+                keeper.clear()
             give_memory_back()
             say({"event": "pack", "pack": job["pack"]})
     if base.hash() != before:
@@ -131,7 +175,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("run_dir", type=Path)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--gpu", type=int)
+    parser.add_argument("--parent", type=int, default=os.getppid())
     given = parser.parse_args(arguments)
+    _die_with(given.parent)
     out = os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1)
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # whatever libraries print must not mix with the events
 
