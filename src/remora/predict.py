@@ -9,13 +9,15 @@ import torch
 from torch import Tensor
 
 from remora.adapters.format import LoadedAdapter, load_onto
-from remora.adapters.record import AdapterRecord, read_record
+from remora.adapters.peft_config import read_peft_config
+from remora.adapters.peft_import import import_adapter
+from remora.adapters.record import PEFT_CONFIG, RECORD_FILE, AdapterRecord, read_record
 from remora.data.dataset import Dataset
 from remora.data.tokenize import TextEncoder
 from remora.engine.driver import Driver
 from remora.engine.inference import infer
 from remora.engine.trial import Examples
-from remora.errors import DataError
+from remora.errors import AdapterError, ConfigError, DataError
 from remora.models.base import Base
 from remora.models.load import load_base
 from remora.tasks.base import make_task
@@ -56,7 +58,7 @@ class Predictor:
     @property
     def text_columns(self) -> tuple[str, ...]:
         """Names of the text columns it was trained on; the usual ones where they are not known."""
-        usual = ("text",) if self.record.num_texts == 1 else ("sentence1", "sentence2")
+        usual = ("sentence1", "sentence2") if self.record.num_texts == 2 else ("text",)
         return self.record.text_columns or usual
 
     def predict(self, texts: Sequence[Text]) -> list[Prediction]:
@@ -66,7 +68,7 @@ class Predictor:
             texts: strings, or pairs of strings where the adapter was trained on pairs.
 
         Raises:
-            DataError: not texts, or a pair where one text is read (or the other way round).
+            DataError: not texts, or a pair where one text is read (or the other way round), as far as that is known.
         """
         logits_BC = self.logits(texts)
         names = self.record.label_names
@@ -84,6 +86,8 @@ class Predictor:
         rows = [self._parts(number, text) for number, text in enumerate(texts)]
         if not rows:
             return np.empty((0, self.record.num_outputs), np.float32)
+        if len({len(row) for row in rows}) > 1:
+            raise DataError("some texts are pairs and some are not")
         room = self.loaded.adapter.method.num_virtual_tokens
         encoded = TextEncoder(self.base.tokenizer).encode_texts(rows, self.record.max_length, room)
         type_ids = encoded.type_ids or [np.zeros_like(row) for row in encoded.ids]
@@ -101,7 +105,7 @@ class Predictor:
         }
 
         def head(rows_ND: Tensor) -> Tensor:
-            return loaded.head.forward(loaded.head_params, rows_ND, pooler_params=pooler or None)
+            return loaded.head.forward(loaded.head_params, rows_ND, pooler_params={**base.pooler, **pooler})
 
         with Driver(base) as driver:
             return infer(
@@ -138,25 +142,32 @@ class Predictor:
     def _parts(self, number: int, text: object) -> tuple[str, ...]:
         parts: Sequence[object] = text if isinstance(text, tuple | list) else (text,)
         strings = tuple(part for part in parts if isinstance(part, str))
-        if not len(strings) == len(parts) == self.record.num_texts:
-            wanted = "a string" if self.record.num_texts == 1 else "a pair of strings"
+        wanted = {1: "a string", 2: "a pair of strings", None: "a string or a pair of strings"}[self.record.num_texts]
+        known = (1, 2) if self.record.num_texts is None else (self.record.num_texts,)
+        if len(strings) < len(parts) or len(parts) not in known:
             raise DataError(f"text {number} is {text!r:.60}, the adapter reads {wanted}")
         return strings
 
 
-def load_adapter(folder: str | Path, model: str | Base | None = None) -> Predictor:
+def load_adapter(folder: str | Path, model: str | Base | None = None, *, labels: Sequence[str] = ()) -> Predictor:
     """Load an adapter with its base model.
 
     Args:
-        folder: of the adapter.
+        folder: of the adapter, written by Remora or by peft.
         model: the base, if it lies elsewhere than recorded: alias, folder, Hub id, or a loaded one.
+        labels: names of the classes in the order of the outputs, for an adapter from peft, whose files have none; by
+            default those in the base's configuration.
 
     Raises:
-        AdapterError: the folder is damaged, or the base is another one.
+        AdapterError: the folder is damaged, the base is another one, or peft's adapter is not of a kind Remora has.
         ModelError: the base cannot be loaded.
     """
     folder = Path(folder)
+    if not (folder / RECORD_FILE).is_file() and (folder / PEFT_CONFIG).is_file():
+        return _from_peft(folder, model, labels)
     record = read_record(folder)
+    if labels:
+        raise ConfigError(f"{folder} has labels of its own: {', '.join(record.label_names)}", "leave the labels out")
     find: Callable[..., Base] = load_base
     if isinstance(model, Base):
         base = model
@@ -166,3 +177,13 @@ def load_adapter(folder: str | Path, model: str | Base | None = None) -> Predict
         revision = record.base.revision if model is None else None
         base = find(model or record.base.name, revision=revision, dtype=getattr(torch, record.base.dtype))
     return Predictor(base, load_onto(folder, record, base))
+
+
+def _from_peft(folder: Path, model: str | Base | None, labels: Sequence[str]) -> Predictor:
+    if isinstance(model, Base):
+        return Predictor(model, import_adapter(folder, model, labels))
+    file = read_peft_config(folder)
+    if model is None and not file.base:
+        raise AdapterError(f"{file.path} names no base model", "say which one it was trained on (--model)")
+    base = load_base(model or file.base, revision=None if model else file.revision)
+    return Predictor(base, import_adapter(folder, base, labels))

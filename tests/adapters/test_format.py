@@ -241,9 +241,9 @@ def test_a_damaged_record_is_refused(lora: tuple[Base, Path], text: str) -> None
 
 def test_folders_that_are_no_adapters_of_ours(lora: tuple[Base, Path], tmp_path: Path) -> None:
     base, folder = lora
+    assert load_adapter(folder, base).record.num_texts == 2
     (folder / "remora.json").unlink()
-    with pytest.raises(AdapterError, match="not written by Remora"):
-        load_adapter(folder, base)
+    assert load_adapter(folder, base).record.num_texts is None  # read as one of peft's
     with pytest.raises(AdapterError, match="not an adapter"):
         load_adapter(tmp_path / "nowhere", base)
 

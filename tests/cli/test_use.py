@@ -3,7 +3,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 
@@ -24,6 +24,7 @@ class FakeAdapter:
     """Calls a text long or short."""
 
     text_columns = ("text",)
+    record = SimpleNamespace(num_texts=None, remark="reads elsewhere")
 
     def predict(self, texts: Sequence[str | tuple[str, str]]) -> list[FakePrediction]:
         labels = ["long" if len(text if isinstance(text, str) else " ".join(text)) > 5 else "short" for text in texts]
@@ -39,7 +40,7 @@ class FakeAdapter:
 @pytest.fixture
 def adapter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     module = ModuleType("remora.predict")
-    vars(module).update(load_adapter=lambda folder, model: FakeAdapter())
+    vars(module).update(load_adapter=lambda folder, model, labels: FakeAdapter())
     monkeypatch.setitem(sys.modules, "remora.predict", module)
     folder = tmp_path / "adapter"
     folder.mkdir()
@@ -53,10 +54,12 @@ def shown(capsys: pytest.CaptureFixture[str]) -> list[dict[str, object]]:
 
 def test_predict_prints_a_line_per_text(adapter: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_cli(["predict", str(adapter), "--text", "hej", "--text", "dober dan, čas"]) == 0
-    assert shown(capsys) == [
+    captured = capsys.readouterr()
+    assert [json.loads(line) for line in captured.out.splitlines()] == [
         {"text": "hej", "label": "short", "scores": {"short": 1.0}},
         {"text": "dober dan, čas", "label": "long", "scores": {"long": 1.0}},
     ]
+    assert captured.err == "note: reads elsewhere\n"
 
 
 def test_predict_reads_pairs_tables_and_other_columns(

@@ -8,29 +8,34 @@ from remora.models.base import Base
 from remora.models.files import ALIASES
 
 
-def model_card(record: AdapterRecord, base: Base, notes: Sequence[str]) -> str:
+def model_card(record: AdapterRecord, base: Base, notes: Sequence[str], *, merged: bool = False) -> str:
     """README.md of an adapter folder.
 
     Args:
         record: of the adapter.
         base: it belongs to.
         notes: what a user must know, one sentence each.
+        merged: whether the folder holds a model with the adapter merged in, which Remora reads as a base model only.
     """
     parts = [_front_matter(record), f"# {record.label} on {record.data_name}\n"]
     labels = ", ".join(record.label_names) or "a number"
+    origin = "trained with Remora's method" if record.num_texts else "trained elsewhere and read as Remora's method"
+    kind = "model made of" if merged else "adapter for"
     parts.append(
-        f"A {record.task} adapter for `{base.name}` ({base.arch.model_type}, {record.base.source}), trained with"
-        f" Remora's method `{record.method}`. It answers {labels}.\n"
+        f"A {record.task} {kind} `{base.name}` ({base.arch.model_type}, {record.base.source}), {origin}"
+        f" `{record.method}`. It answers {labels}.\n"
     )
-    parts.append(_scores(record))
+    if record.metrics:
+        parts.append(_scores(record))
     parts += [f"Note: {note}\n" for note in ([record.remark] if record.remark else []) + list(notes)]
-    parts.append("## Use with Remora\n")
-    parts.append(_code(_remora_lines(record)))
+    if not merged:
+        parts += ["## Use with Remora\n", _code(_remora_lines(record))]
     if record.storage == "checkpoint":
         parts += ["## Use with transformers\n", _code(_transformers_lines(record))]
     elif PEFT_TENSORS in record.files:
         parts += ["## Use with peft\n", _code(peft_lines(record, base))]
-    parts += ["## How it was trained\n", _facts(record)]
+    if record.num_texts:
+        parts += ["## How it was trained\n", _facts(record)]
     return "\n".join(parts)
 
 
@@ -58,7 +63,7 @@ def _load(origin: str, head: list[str]) -> list[str]:
 
 
 def _ask(record: AdapterRecord) -> list[str]:
-    texts = '["your text"]' if record.num_texts == 1 else '["first text"], ["second text"]'
+    texts = '["first text"], ["second text"]' if record.num_texts == 2 else '["your text"]'
     call = f"tokenizer({texts}, padding=True, truncation=True, max_length={record.max_length}, return_tensors="
     lines = [f'inputs = {call}"pt")', "logits = model(**inputs).logits"]
     if record.label_names:
@@ -84,7 +89,7 @@ def _base_lines(base: Base) -> tuple[list[str], str]:
 
 
 def _remora_lines(record: AdapterRecord) -> str:
-    text = '"your text"' if record.num_texts == 1 else '("first text", "second text")'
+    text = '("first text", "second text")' if record.num_texts == 2 else '"your text"'
     return f'import remora\n\nadapter = remora.load_adapter("path/to/this/folder")\nprint(adapter.predict([{text}]))'
 
 

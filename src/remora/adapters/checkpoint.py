@@ -32,7 +32,9 @@ def write_checkpoint(folder: Path, base: Base, tensors: Mapping[str, Tensor], la
     config.problem_type = "single_label_classification" if label_names else "regression"
     config.architectures = [MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES[base.arch.model_type]]
     config.dtype = str(next(iter(tensors.values())).dtype).removeprefix("torch.")
-    config.save_pretrained(folder)
     if base.tokenizer is not None:
+        if config.pad_token_id is None:  # without it transformers' decoders classify one text at a time only
+            config.pad_token_id = base.tokenizer.pad_token_id
         base.tokenizer.save_pretrained(folder)
+    config.save_pretrained(folder)
     return write_tensors(folder / CHECKPOINT_TENSORS, tensors)

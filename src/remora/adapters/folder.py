@@ -1,31 +1,37 @@
 """Folders written whole or not at all, tensor files with checksums, and nothing read that is not safetensors."""
 
+import json
 import os
 import shutil
 import tempfile
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from remora.errors import AdapterError, ResourceError
+from remora.errors import AdapterError, ConfigError, ResourceError
 from remora.models.files import file_sha256
 
 
 @contextmanager
-def written_whole(folder: Path) -> Generator[Path]:
+def written_whole(folder: Path, *, replace: bool = True) -> Generator[Path]:
     """A folder to write into that takes its place when all went well; until then the old one stays.
 
     Args:
         folder: to be made or replaced.
+        replace: whether something of that name may be there.
 
     Raises:
+        ConfigError: it is there and may not be replaced.
         ResourceError: no room or no permission.
     """
+    if not replace:
+        refuse_existing(folder)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
@@ -48,12 +54,27 @@ def written_whole(folder: Path) -> Generator[Path]:
         raise ResourceError(f"{folder} cannot be written: {error}", "is there room, and permission?") from error
 
 
+def refuse_existing(folder: Path) -> None:
+    """Make sure that nothing is overwritten.
+
+    Raises:
+        ConfigError: something of that name is there.
+    """
+    if os.path.lexists(folder):
+        raise ConfigError(f"{folder} exists already", "name another folder with --out")
+
+
 def _sync(path: Path) -> None:
     number = os.open(path, os.O_RDONLY)
     try:
         os.fsync(number)
     finally:
         os.close(number)
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a JSON object, readable and in UTF-8."""
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> str:
@@ -67,8 +88,12 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> str:
     return file_sha256(path)
 
 
-def read_tensors(path: Path, sha256: str) -> dict[str, Tensor]:
-    """Read a safetensors file whose SHA-256 is known.
+def read_tensors(path: Path, sha256: str | None) -> dict[str, Tensor]:
+    """Read a safetensors file.
+
+    Args:
+        path: of the file.
+        sha256: what it must hash to, where that is known.
 
     Raises:
         AdapterError: missing, changed, cut off or no safetensors file.
@@ -79,7 +104,7 @@ def read_tensors(path: Path, sha256: str) -> dict[str, Tensor]:
         tensors = load_file(path)
     except (SafetensorError, OSError) as error:
         raise AdapterError(f"{path} cannot be read: {error}", "the file is damaged; copy it again") from error
-    actual = file_sha256(path)
+    actual = file_sha256(path) if sha256 is not None else None
     if actual != sha256:
         raise AdapterError(
             f"{path} was changed after it was written: its SHA-256 is {actual}, recorded is {sha256}",
@@ -88,13 +113,19 @@ def read_tensors(path: Path, sha256: str) -> dict[str, Tensor]:
     return tensors
 
 
-def check_names(path: Path, found: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]]) -> None:
+def check_names(
+    path: Path,
+    found: Mapping[str, Tensor],
+    expected: Mapping[str, tuple[int, ...]],
+    hint: str = "the adapter and its record do not belong together",
+) -> None:
     """Refuse tensors that are not exactly those expected, or that are not finite.
 
     Args:
         path: for the message.
         found: what the file holds.
         expected: shape by name.
+        hint: what a mismatch means.
 
     Raises:
         AdapterError: missing, unknown, misshapen or not finite.
@@ -112,4 +143,4 @@ def check_names(path: Path, found: Mapping[str, Tensor], expected: Mapping[str, 
         elif name in found and not bool(torch.isfinite(found[name]).all()):
             faults.append(f"{name} holds values that are not finite")
     if faults:
-        raise AdapterError(f"{path}: {'; '.join(faults[:5])}", "the adapter and its record do not belong together")
+        raise AdapterError(f"{path}: {'; '.join(faults[:5])}", hint)

@@ -1,6 +1,5 @@
 """Adapter folders: written from a finished trial, read back onto a base, everything checked."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +10,7 @@ from torch import Tensor
 import remora
 from remora.adapters.card import model_card
 from remora.adapters.checkpoint import write_checkpoint
-from remora.adapters.folder import check_names, read_tensors, write_tensors, written_whole
+from remora.adapters.folder import check_names, read_tensors, write_json, write_tensors, written_whole
 from remora.adapters.peft_form import MODEL, joined, parted, peft_form, stored_tensors, whole_weight
 from remora.adapters.record import (
     CARD_FILE,
@@ -31,6 +30,11 @@ from remora.methods.base import AdapterTensors, Method, init_adapter, weights_at
 from remora.methods.registry import get_method
 from remora.models.base import Base
 from remora.models.heads import HeadTemplate
+
+READS_VIRTUAL = (
+    "peft's classification models let the head read a virtual token, so their logits differ; the hidden states agree."
+    " Remora's head reads the text's own token, as in training."
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +77,8 @@ class LoadedAdapter:
         record: what it is.
         adapter: its tensors at their sites.
         head: template of its head, and `head_params`.
-        base_params: the backbone's and pooler's own tensors by Hugging Face name after full fine-tuning, else empty.
+        base_params: what replaces tensors of the backbone and the pooler, by Hugging Face name: all of them after full
+            fine-tuning, otherwise those that an adapter from elsewhere holds whole.
     """
 
     record: AdapterRecord
@@ -103,7 +108,7 @@ def save_adapter(folder: Path, base: Base, outcome: TrialOutcome, info: AdapterI
     files: dict[str, str] = {}
     with written_whole(folder) as aside:
         if form is not None:
-            _write_json(aside / PEFT_CONFIG, form.config)
+            write_json(aside / PEFT_CONFIG, form.config)
             files[PEFT_TENSORS] = write_tensors(aside / PEFT_TENSORS, form.tensors)
         if storage == "remora":
             files[OWN_TENSORS] = write_tensors(aside / OWN_TENSORS, _own_tensors(adapter, outcome.head))
@@ -113,7 +118,7 @@ def save_adapter(folder: Path, base: Base, outcome: TrialOutcome, info: AdapterI
         record = _record(base, method, adapter, outcome, info, storage, files)
         notes = _notes(method, form is not None, form is not None and form.as_lora, storage)
         (aside / CARD_FILE).write_text(model_card(record, base, notes), encoding="utf-8")
-        _write_json(aside / RECORD_FILE, record.model_dump(mode="json"))
+        write_json(aside / RECORD_FILE, record.model_dump(mode="json"))
         return (aside / TENSOR_FILE[storage]).stat().st_size
 
 
@@ -167,7 +172,11 @@ def filled_adapter(method: Method, base: Base, values: Mapping[str, Tensor], see
         seed: of the init, for frozen tensors not given.
     """
     sites = method.sites(base)
-    adapter = init_adapter(method, sites, {site.id: weights_at(base, site) for site in sites}, seed)
+    return filled(init_adapter(method, sites, {site.id: weights_at(base, site) for site in sites}, seed), base, values)
+
+
+def filled(adapter: AdapterTensors, base: Base, values: Mapping[str, Tensor]) -> AdapterTensors:
+    """The adapter given, with given tensors in place of its own, on the base's device."""
     device = base.device
     # Cloned, so that they lie where torch puts tensors: the bits of a matrix product depend on the alignment.
     adapter.shared = {name: values.get(name, value).clone().to(device) for name, value in adapter.shared.items()}
@@ -237,14 +246,7 @@ def _record(
             "num_texts": info.num_texts,
             "text_columns": info.text_columns,
             "max_length": info.max_length,
-            "base": BaseRecord(
-                name=base.name,
-                source=base.source,
-                revision=base.revision,
-                sha256=base.sha256,
-                dtype=str(base.dtype).removeprefix("torch."),  # type: ignore[arg-type]
-                architecture=base.arch.model_type,
-            ),
+            "base": BaseRecord.of(base),
             "data_name": info.data_name,
             "data_hash": info.data_hash,
             "metric": info.metric,
@@ -269,12 +271,5 @@ def _notes(method: Method, has_form: bool, as_lora: bool, storage: Storage) -> l
         kind = kind if method.peft_exact else "what the trained encoder gives, without the encoder"
         notes.append(f"{PEFT_TENSORS} computes the same in peft ({kind}); Remora reads {OWN_TENSORS}, which is exact.")
     if method.num_virtual_tokens > method.num_prefix_tokens:
-        notes.append(
-            "peft's classification models let the head read a virtual token, so their logits differ; the hidden states"
-            " agree. Remora's head reads the text's own token, as in training."
-        )
+        notes.append(READS_VIRTUAL)
     return notes
-
-
-def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")

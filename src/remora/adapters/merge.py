@@ -5,9 +5,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from remora.adapters.card import model_card
 from remora.adapters.checkpoint import write_checkpoint
 from remora.adapters.folder import written_whole
 from remora.adapters.format import LoadedAdapter
+from remora.adapters.record import CARD_FILE, CHECKPOINT_TENSORS
 from remora.errors import AdapterError
 from remora.methods.base import SiteWeights, weights_at
 from remora.models.base import Base
@@ -32,19 +34,12 @@ def merged_tensors(base: Base, loaded: LoadedAdapter) -> dict[str, Tensor]:
     method, adapter = loaded.adapter.method, loaded.adapter
     if not method.shares_base:
         return {**loaded.base_params, **loaded.head_params}
-    if adapter.sites and not method.mergeable:
-        raise AdapterError(
-            f"{loaded.record.label} cannot be merged: {method.name} changes more than weights",
-            "use the adapter with Remora or peft",
-        )
+    reason = unmergeable(loaded)
+    if reason is not None:
+        raise AdapterError(f"{loaded.record.label} cannot be merged: {reason}", "use the adapter with Remora or peft")
     prefix, wide = base.arch.hf_prefix, torch.float64 if base.dtype == torch.float64 else torch.float32
     tensors = {prefix + name: value.detach().to(wide) for name, value in base.model.named_parameters()}
     for site in adapter.sites:
-        if site.kind == "linear" and not site.bias and "bias" in adapter.at(site):
-            raise AdapterError(
-                f"{loaded.record.label} cannot be merged: {site.hf_name} has no bias that could hold the trained one",
-                "use the adapter with Remora or peft",
-            )
         own = weights_at(base, site)
         own = SiteWeights(weight=own.weight.to(wide), bias=None if own.bias is None else own.bias.to(wide))
         with torch.no_grad():
@@ -56,15 +51,37 @@ def merged_tensors(base: Base, loaded: LoadedAdapter) -> dict[str, Tensor]:
                 view = whole.t() if site.transposed and name == "weight" else whole
                 view[site.rows()] = value
                 tensors[key] = whole
-    return {**tensors, **base.pooler, **loaded.head_params}
+    whole = {name: value.to(wide) for name, value in loaded.base_params.items()}
+    return {**tensors, **base.pooler, **whole, **loaded.head_params}
+
+
+def unmergeable(loaded: LoadedAdapter) -> str | None:
+    """Why an adapter cannot become weights of its base; None where it can."""
+    method, adapter = loaded.adapter.method, loaded.adapter
+    if not method.shares_base or not adapter.sites:
+        return None
+    if not method.mergeable:
+        return f"{method.name} changes more than weights"
+    for site in adapter.sites:
+        if site.kind == "linear" and not site.bias and "bias" in adapter.at(site):
+            return f"{site.hf_name} has no bias that could hold the trained one"
+    return None
 
 
 def save_merged(folder: Path, base: Base, loaded: LoadedAdapter) -> None:
     """Write the merged model as a folder that ``AutoModelForSequenceClassification.from_pretrained`` loads.
 
+    Args:
+        folder: to be made.
+        base: not changed.
+        loaded: an adapter on it.
+
     Raises:
         AdapterError: the method cannot be merged.
+        ConfigError: the folder is there.
     """
     tensors = merged_tensors(base, loaded)
-    with written_whole(folder) as aside:
-        write_checkpoint(aside, base, tensors, loaded.record.label_names)
+    with written_whole(folder, replace=False) as aside:
+        digest = write_checkpoint(aside, base, tensors, loaded.record.label_names)
+        merged = loaded.record.model_copy(update={"storage": "checkpoint", "files": {CHECKPOINT_TENSORS: digest}})
+        (aside / CARD_FILE).write_text(model_card(merged, base, [], merged=True), encoding="utf-8")

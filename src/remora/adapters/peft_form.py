@@ -14,17 +14,14 @@ from torch import Tensor
 
 from remora.adapters.names import module_names, short_names
 from remora.methods.base import AdapterTensors, LinearChange, Method, PeftTensor, Tensors, weights_at
+from remora.methods.lora import LORA_LAYOUT
 from remora.models.base import Base
 from remora.models.heads import HeadTemplate
 from remora.models.sites import Site
 
 MODEL = "base_model.model."
 
-_LORA = {
-    "lora_A": PeftTensor(suffix="lora_A.weight", axis="ranks_in"),
-    "lora_B": PeftTensor(suffix="lora_B.weight", axis="ranks_out"),
-}
-_LORA_CONFIG = {
+LORA_CONFIG = {
     "bias": "none",
     "init_lora_weights": True,
     "use_rslora": False,
@@ -80,22 +77,15 @@ def peft_form(adapter: AdapterTensors, head: HeadTemplate, head_params: Tensors)
     as_lora = not all(method.peft_holds(site) for site in held)
     modules = by_module(held)
     wraps = any(site.kind in ("linear", "norm") for site in held)
-    changes = {site.id: _change(adapter, site, base) for site in sites if site.kind == "linear"}
-    if as_lora and (norms or not changes or not all(_only_low_rank(change) for change in changes.values())):
+    changes = {site.id: change_at(adapter, site, base) for site in sites if site.kind == "linear"}
+    if as_lora and (norms or not changes or not all(is_low_rank(change) for change in changes.values())):
         return None
-    config: dict[str, Any] = {
-        "peft_type": "LORA" if as_lora else method.peft_type,
-        "task_type": "SEQ_CLS",
-        "base_model_name_or_path": base.name,
-        "revision": base.revision,
-        "inference_mode": True,
-        "auto_mapping": None,
-    }
+    config = common_config(base, "LORA" if as_lora else method.peft_type)
     tensors: dict[str, Tensor] = {}
     if as_lora:
-        low = {key: _folded(change) for key, change in changes.items()}
+        low = {key: folded(change) for key, change in changes.items()}
         for parts in modules.values():
-            tensors |= _module_tensors(_LORA, [low[site.id] for site in parts], parts, base)
+            tensors |= module_tensors(LORA_LAYOUT, [low[site.id] for site in parts], parts, base)
         config["lora_dropout"] = next(iter(changes.values())).dropout
     else:
         for key, part in stored_tensors(method, held).items():
@@ -110,7 +100,7 @@ def peft_form(adapter: AdapterTensors, head: HeadTemplate, head_params: Tensors)
         tensors |= {f"{MODEL}{site.hf_name}.weight": merged.weight, f"{MODEL}{site.hf_name}.bias": merged.bias}
     if wraps:
         scale = 1.0 if as_lora or not changes else next(iter(changes.values())).scale
-        config |= _targets(config, tensors, modules, module_names(base, head), scale)
+        config |= target_settings(config, tensors, modules, module_names(base, head), scale)
     else:
         # peft wants these of every prompt, and cannot find them in DistilBERT's configuration.
         shape = {"num_layers": base.config.num_hidden_layers, "num_attention_heads": base.config.num_attention_heads}
@@ -120,6 +110,18 @@ def peft_form(adapter: AdapterTensors, head: HeadTemplate, head_params: Tensors)
     config["modules_to_save"] = [*head.modules_to_save, *(site.hf_name for site in norms)]
     exact = method.peft_exact and not as_lora and not norms
     return PeftForm(config=config, tensors=tensors, exact=exact, as_lora=as_lora)
+
+
+def common_config(base: Base, peft_type: str) -> dict[str, Any]:
+    """What every ``adapter_config.json`` says."""
+    return {
+        "peft_type": peft_type,
+        "task_type": "SEQ_CLS",
+        "base_model_name_or_path": base.name,
+        "revision": base.revision,
+        "inference_mode": True,
+        "auto_mapping": None,
+    }
 
 
 def stored_tensors(method: Method, sites: Sequence[Site]) -> dict[str, StoredTensor]:
@@ -210,9 +212,17 @@ def _key(how: PeftTensor, site: Site) -> str:
     return how.suffix if how.axis in ("tokens", "layers") else f"{MODEL}{site.hf_name}.{how.suffix}"
 
 
-def _module_tensors(
+def module_tensors(
     layout: Mapping[str, PeftTensor], states: Sequence[Tensors], sites: Sequence[Site], base: Base
 ) -> dict[str, Tensor]:
+    """Tensors of one module by key.
+
+    Args:
+        layout: how they are stored.
+        states: the tensors of each site, by the names of the layout.
+        sites: all of the module.
+        base: of the adapter.
+    """
     weight_OD = whole_weight(base, sites[0])
     return {
         _key(how, sites[0]): joined(how, [state[name].detach() for state in states], sites, weight_OD)
@@ -220,17 +230,19 @@ def _module_tensors(
     }
 
 
-def _change(adapter: AdapterTensors, site: Site, base: Base) -> LinearChange:
+def change_at(adapter: AdapterTensors, site: Site, base: Base) -> LinearChange:
+    """What an adapter makes of a linear site, without gradients."""
     with torch.no_grad():
         return adapter.method.change(adapter.at(site), site, weights_at(base, site))
 
 
-def _only_low_rank(change: LinearChange) -> bool:
+def is_low_rank(change: LinearChange) -> bool:
+    """Whether a change is what LoRA computes, and nothing else."""
     others = (change.delta, change.in_scale, change.out_scale, change.bias)
     return change.A is not None and all(part is None for part in others)
 
 
-def _folded(change: LinearChange) -> dict[str, Tensor]:
+def folded(change: LinearChange) -> dict[str, Tensor]:
     """A, and B with the scale in it, without the ranks that are zero in either (pruned ones); one stays."""
     assert change.A is not None
     assert change.B is not None
@@ -239,7 +251,7 @@ def _folded(change: LinearChange) -> dict[str, Tensor]:
     return {"lora_A": change.A[used_R], "lora_B": change.B[:, used_R] * change.scale}
 
 
-def _targets(
+def target_settings(
     config: Mapping[str, Any],
     tensors: Tensors,
     modules: Mapping[str, Sequence[Site]],
@@ -255,7 +267,7 @@ def _targets(
     if config["peft_type"] != "LORA":
         return found
     ranks = {name: int(tensors[f"{MODEL}{name}.lora_A.weight"].shape[0]) for name in modules}
-    found |= {key: value for key, value in _LORA_CONFIG.items() if key not in config}
+    found |= {key: value for key, value in LORA_CONFIG.items() if key not in config}
     if set(ranks.values()) == {config.get("r")}:
         return found
     usual = max(ranks.values(), key=list(ranks.values()).count)

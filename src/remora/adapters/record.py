@@ -6,6 +6,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from remora.errors import AdapterError
+from remora.models.base import Base
 
 RECORD_FILE = "remora.json"
 PEFT_CONFIG = "adapter_config.json"
@@ -41,6 +42,18 @@ class BaseRecord(_Strict):
     dtype: Literal["float32", "float64", "bfloat16", "float16"]
     architecture: str
 
+    @classmethod
+    def of(cls, base: Base) -> "BaseRecord":
+        """The record of a base."""
+        return cls(
+            name=base.name,
+            source=base.source,
+            revision=base.revision,
+            sha256=base.sha256,
+            dtype=str(base.dtype).removeprefix("torch."),  # type: ignore[arg-type]
+            architecture=base.arch.model_type,
+        )
+
 
 class AdapterRecord(_Strict):
     """Everything Remora must know about an adapter beside its tensors.
@@ -53,7 +66,7 @@ class AdapterRecord(_Strict):
         remark: what a reader must know about the method on this base.
         task: kind of task.
         label_names: classes in the order of the outputs; empty for regression.
-        num_texts: texts per example.
+        num_texts: texts per example; None where it is not known, of adapters from elsewhere.
         text_columns: their names in the data it was trained on, where known.
         max_length: tokens per example, virtual ones included.
         data_name: data set; `data_hash` of its rows and splits.
@@ -72,7 +85,7 @@ class AdapterRecord(_Strict):
     remark: str | None
     task: Literal["classification", "regression"]
     label_names: tuple[str, ...]
-    num_texts: Literal[1, 2]
+    num_texts: Literal[1, 2] | None
     text_columns: tuple[str, ...]
     max_length: int
     base: BaseRecord
@@ -107,11 +120,6 @@ def read_record(folder: Path) -> AdapterRecord:
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
-        if (folder / PEFT_CONFIG).is_file():
-            raise AdapterError(
-                f"{folder} was not written by Remora: {RECORD_FILE} is missing, and with it the labels and the base",
-                "load it with peft",
-            ) from error
         raise AdapterError(f"{folder} is not an adapter: {RECORD_FILE} cannot be read", str(error)) from error
     try:
         return AdapterRecord.model_validate_json(text)

@@ -19,6 +19,10 @@ model_option = click.option(
     "--model", required=True, help="Alias (minilm, smollm2), folder, GGUF file or Hub id[@revision]."
 )
 data_option = click.option("--data", required=True, help="File, folder, data set name or Hub id.")
+base_option = click.option("--model", help="The base model, where it lies elsewhere than in training.")
+labels_option = click.option(
+    "--label", "labels", multiple=True, help="A class, in the order of the outputs; for adapters from peft. Repeat."
+)
 seeds_option = click.option("--seeds", type=click.IntRange(min=1), help="Final trials per method.")
 margin_option = click.option(
     "--margin", type=click.FloatRange(min=0), help="Points within which a cheaper method is good enough [default: 1]."

@@ -1,5 +1,6 @@
-"""Commands that use a trained adapter: predict, evaluate."""
+"""Commands that use a trained adapter, of Remora or of peft: predict, evaluate."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +12,7 @@ from remora.cli.console import print_json, print_jsonl, say
 
 if TYPE_CHECKING:
     from remora.data.dataset import Dataset
+    from remora.predict import Predictor
 
 ADAPTER = click.Path(exists=True, file_okay=False, path_type=Path)
 
@@ -21,7 +23,8 @@ ADAPTER = click.Path(exists=True, file_okay=False, path_type=Path)
 @click.option("--text", "texts", multiple=True, help="A text to label; may be repeated.")
 @click.option("--pair", "pairs", multiple=True, help="The second text, where the adapter reads pairs.")
 @click.option("--file", "file", help="Texts in a table, in .txt with one per line, or - for standard input.")
-@click.option("--model", help="The base model, where it lies elsewhere than in training.")
+@options.base_option
+@options.labels_option
 @click.option("--column", "columns", multiple=True, help="The text column [default: as trained]; twice for pairs.")
 def predict(
     *,
@@ -30,6 +33,7 @@ def predict(
     pairs: tuple[str, ...],
     file: str | None,
     model: str | None,
+    labels: tuple[str, ...],
     columns: tuple[str, ...],
 ) -> None:
     """Label texts; prints one JSON object per text with its label and scores.
@@ -37,11 +41,10 @@ def predict(
     A run directory stands for the adapter it recommends, or its best where it recommends none.
     """
     from remora.cli.texts import texts_from_file, texts_from_options, texts_from_stream
-    from remora.predict import load_adapter
 
     if bool(texts) == bool(file):
         raise click.UsageError("give texts with --text, or a file with --file (- is standard input)")
-    loaded = load_adapter(find_adapter(adapter), model)
+    loaded = open_adapter(find_adapter(adapter), model, labels)
     names = columns or loaded.text_columns
     if file is None:
         inputs = texts_from_options(texts, pairs)
@@ -60,11 +63,19 @@ def predict(
 @options.plugin_option
 @options.data_option
 @click.option("--split", type=click.Choice(["train", "validation", "test", "all"]), default="test", show_default=True)
-@click.option("--model", help="The base model, where it lies elsewhere than in training.")
+@options.base_option
+@options.labels_option
 @options.json_option
 @options.overrides_argument
 def evaluate(
-    *, adapter: Path, data: str, split: str, model: str | None, as_json: bool, overrides: tuple[str, ...]
+    *,
+    adapter: Path,
+    data: str,
+    split: str,
+    model: str | None,
+    labels: tuple[str, ...],
+    as_json: bool,
+    overrides: tuple[str, ...],
 ) -> None:
     """Score an adapter on labelled data.
 
@@ -73,13 +84,12 @@ def evaluate(
     """
     from remora.cli.build import data_settings
     from remora.data.dataset import load_dataset
-    from remora.predict import load_adapter
 
     folder = find_adapter(adapter)
     dataset = load_dataset(data_settings(data, overrides))
     if split == "all":
         dataset = with_all(dataset)
-    metrics = load_adapter(folder, model).evaluate(dataset, split)
+    metrics = open_adapter(folder, model, labels).evaluate(dataset, split)
     rows = len(dataset.splits[split])
     if as_json:
         print_json({"adapter": str(folder), "data": dataset.name, "split": split, "rows": rows, "metrics": metrics})
@@ -87,6 +97,22 @@ def evaluate(
     say(f"{dataset.name}, {split}: {rows} rows")
     for name, value in metrics.items():
         click.echo(f"{name:<20} {100 * value:6.2f}")
+
+
+def open_adapter(folder: Path, model: str | None, labels: Sequence[str]) -> "Predictor":
+    """Load an adapter; says what one must know of it that comes from elsewhere.
+
+    Args:
+        folder: of the adapter.
+        model: ``--model``.
+        labels: ``--label``.
+    """
+    from remora.predict import load_adapter
+
+    loaded = load_adapter(folder, model, labels=labels)
+    if loaded.record.num_texts is None and loaded.record.remark:
+        say(f"note: {loaded.record.remark}")
+    return loaded
 
 
 def with_all(dataset: "Dataset") -> "Dataset":

@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from remora.errors import ConfigError
+from remora.methods.peft_settings import PeftSettings
 from remora.models.base import Base
 from remora.models.sites import Site, SiteKind, find_sites, site_weight
 
@@ -393,6 +394,26 @@ class Method:
     def peft_shared(self) -> Mapping[str, str]:
         """Shared tensors that the PEFT file holds: short name -> key below ``base_model.``."""
         return {}
+
+    @classmethod
+    def from_peft(cls, given: PeftSettings, modules: Sequence[str]) -> dict[str, Any] | None:
+        """Settings with which it computes what an adapter written by peft computes; `targets` are set by the reader.
+
+        Args:
+            given: of the adapter; every key that may say something is taken, skipped or refused.
+            modules: full names of the modules it changes. Where they differ in their settings, those of the first.
+
+        Returns:
+            None where such a file is another method's affair.
+
+        Raises:
+            ConfigError: the adapter does what no method here does.
+        """
+        return None
+
+    def rescaled(self, state: Tensors, own: "Method") -> Tensors:
+        """Tensors with which this method does at a site what `own`, its like with other settings, does with `state`."""
+        return state
 
 
 COMMON = "common"

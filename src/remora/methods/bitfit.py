@@ -23,6 +23,7 @@ from remora.methods.base import (
     SiteWeights,
     Tensors,
 )
+from remora.methods.peft_settings import PeftSettings
 from remora.methods.registry import register
 from remora.models.base import Base
 from remora.models.sites import Site, SiteKind
@@ -88,6 +89,12 @@ class BitFit(Method):
     def peft_layout(self, site: Site) -> Mapping[str, PeftTensor]:
         """The added bias, as a row."""
         return {"bias": PeftTensor(suffix="beft_bias", axis="outputs", shape=(1, -1), fill=_zeros)}
+
+    @classmethod
+    def from_peft(cls, given: PeftSettings, modules: Sequence[str]) -> dict[str, Any] | None:
+        """BeftConfig has no keys that say anything once it is trained."""
+        given.skip("init_weights")
+        return {} if given.peft_type == cls.peft_type else None
 
 
 def _zeros(weight_OD: Tensor) -> Tensor:

@@ -21,6 +21,7 @@ from remora.methods.base import (
     SiteWeights,
     Tensors,
 )
+from remora.methods.peft_settings import PeftSettings
 from remora.methods.registry import register
 from remora.models.sites import Site, SiteKind
 
@@ -66,3 +67,8 @@ class LNTuning(Method):
         """Weight and bias under peft's names."""
         names = ("weight", "bias") if site.bias else ("weight",)
         return {name: PeftTensor(suffix=f"ln_tuning_layers.{name}", axis="outputs") for name in names}
+
+    @classmethod
+    def from_peft(cls, given: PeftSettings, modules: Sequence[str]) -> dict[str, Any] | None:
+        """LNTuningConfig has no keys of its own."""
+        return {} if given.peft_type == cls.peft_type else None

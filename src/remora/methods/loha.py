@@ -27,6 +27,7 @@ from remora.methods.base import (
     Tensors,
 )
 from remora.methods.lora import draw_A
+from remora.methods.peft_settings import PeftSettings
 from remora.methods.registry import register
 from remora.models.sites import Site
 
@@ -83,3 +84,11 @@ class LoHa(Method):
             "A_2": PeftTensor(suffix="hada_w2_b", axis="ranks_in"),
             "B_2": PeftTensor(suffix="hada_w2_a", axis="ranks_out"),
         }
+
+    @classmethod
+    def from_peft(cls, given: PeftSettings, modules: Sequence[str]) -> dict[str, Any] | None:
+        """Those of LoHaConfig, where all modules have the same."""
+        if given.peft_type != cls.peft_type:
+            return None
+        given.skip("init_weights", "rank_dropout", "module_dropout", "use_effective_conv2d")
+        return {"rank": given.take("r", int, 8), "alpha": given.take("alpha", float, 8.0)}

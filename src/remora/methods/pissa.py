@@ -25,6 +25,8 @@ from remora.methods.base import (
     SiteWeights,
     Tensors,
 )
+from remora.methods.lora import LORA_LAYOUT, lora_from_peft
+from remora.methods.peft_settings import PeftSettings
 from remora.methods.registry import register
 from remora.models.sites import Site
 
@@ -81,8 +83,18 @@ class PiSSA(Method):
         return {}
 
     def peft_layout(self, site: Site) -> Mapping[str, PeftTensor]:
-        """Nothing of its own."""
-        return {}
+        """Those of a PiSSA file, which is read but never written."""
+        return LORA_LAYOUT
+
+    @classmethod
+    def from_peft(cls, given: PeftSettings, modules: Sequence[str]) -> dict[str, Any] | None:
+        """Those of LoraConfig with ``init_lora_weights="pissa"``: peft takes the principal part away at every load."""
+        patterns = PeftSettings({key: given.rest().get(key) for key in ("rank_pattern", "alpha_pattern")})
+        found = lora_from_peft(given, cls.name, modules)
+        if found is None:
+            return None
+        patterns.refuse(dict.fromkeys(patterns.rest(), "modules differ in rank or scale (PiSSA)"))
+        return {"rank": found["rank"], "alpha": found["alpha"]}
 
 
 def principal(weight_OD: Tensor, rank: int, scale: float) -> tuple[Tensor, Tensor]:

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from remora.methods.base import LogRange, Method, MethodConfig, PeftTensor, Rows, SiteState, SiteWeights, Tensors
+from remora.methods.peft_settings import PeftSettings
 from remora.methods.registry import register
 from remora.models.sites import Site, SiteKind
 
@@ -132,3 +133,11 @@ class PrefixTuning(Method):
     def peft_state(self, state: Tensors, site: Site) -> Tensors:
         """What the network gives, where there is one."""
         return {"prefix": self._both(state)}
+
+    @classmethod
+    def from_peft(cls, given: PeftSettings, modules: Sequence[str]) -> dict[str, Any] | None:
+        """Those of PrefixTuningConfig; files hold what the network gave."""
+        if cls is not PrefixTuning or given.peft_type != cls.peft_type:
+            return None
+        given.skip("encoder_hidden_size", "prefix_projection", "init_weights")
+        return {"num_virtual_tokens": given.take("num_virtual_tokens", int, 0), "reparameterize": False}

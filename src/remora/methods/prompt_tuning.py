@@ -16,6 +16,7 @@ from torch import Tensor
 
 from remora.errors import ConfigError
 from remora.methods.base import LogRange, Method, MethodConfig, PeftTensor, Rows, SiteState, SiteWeights, Tensors
+from remora.methods.peft_settings import PeftSettings
 from remora.methods.registry import register
 from remora.models.sites import Site, SiteKind
 
@@ -114,3 +115,13 @@ class PromptTuning(Method):
     def peft_layout(self, site: Site) -> Mapping[str, PeftTensor]:
         """The vectors."""
         return {"prompt": PeftTensor(suffix="prompt_embeddings", axis="tokens")}
+
+    @classmethod
+    def from_peft(cls, given: PeftSettings, modules: Sequence[str]) -> dict[str, Any] | None:
+        """Those of PromptTuningConfig; also of PromptEncoderConfig, whose files hold what the encoder gave."""
+        if cls is not PromptTuning or given.peft_type not in ("PROMPT_TUNING", "P_TUNING"):
+            return None
+        given.skip("prompt_tuning_init", "prompt_tuning_init_text", "tokenizer_name_or_path", "tokenizer_kwargs")
+        given.skip(*(f"encoder_{key}" for key in ("reparameterization_type", "hidden_size", "num_layers", "dropout")))
+        given.skip("num_layers", "num_attention_heads")
+        return {"num_virtual_tokens": given.take("num_virtual_tokens", int, 0), "init": "normal"}

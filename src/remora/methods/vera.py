@@ -24,6 +24,7 @@ from remora.methods.base import (
     SiteWeights,
     Tensors,
 )
+from remora.methods.peft_settings import PeftSettings
 from remora.methods.registry import register
 from remora.models.sites import Site
 
@@ -104,3 +105,17 @@ class VeRA(Method):
     def peft_shared(self) -> Mapping[str, str]:
         """A and B."""
         return {"vera_A": "vera_A", "vera_B": "vera_B"}
+
+    @classmethod
+    def from_peft(cls, given: PeftSettings, modules: Sequence[str]) -> dict[str, Any] | None:
+        """Those of VeraConfig."""
+        if given.peft_type != cls.peft_type:
+            return None
+        given.refuse({"bias": "biases of the base are trained beside it"})
+        given.skip("init_weights", "fan_in_fan_out", "save_projection")
+        return {
+            "rank": given.take("r", int, 256),
+            "projection_seed": given.take("projection_prng_key", int, 0),
+            "initial_d": given.take("d_initial", float, 0.1),
+            "dropout": given.take("vera_dropout", float, 0.0),
+        }
