@@ -37,6 +37,7 @@ ENTRIES = {
     "resume": _entry("studies", "resume", "Go on with a run directory that was stopped."),
     "evaluate": _entry("use", "evaluate", "Score an adapter on labelled data."),
     "predict": _entry("use", "predict", "Label texts with an adapter."),
+    "export": _entry("export", "export", "Write an adapter for peft, vLLM or transformers."),
     "report": _entry("report", "report", "Write the report of a run directory again."),
     "list": _entry("listing", "list_group", "List methods, models, datasets or recipes."),
     "validate": _entry("validate", "validate", "Check a study file and show what it would cost."),
