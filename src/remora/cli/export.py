@@ -12,6 +12,7 @@ from remora.cli.use import ADAPTER, find_adapter, open_adapter
 
 @click.command()
 @click.argument("adapter", metavar="RUN_DIR|ADAPTER", type=ADAPTER)
+@options.plugin_option
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder to make; never an existing one.")
 @click.option(
     "--format",
