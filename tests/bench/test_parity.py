@@ -102,7 +102,8 @@ def test_the_table_says_what_passes(place: Path, tmp_path: Path) -> None:
     assert parity.seeds_of("mrpc", "lora", 2) == 3
     for path in more.values():
         path.unlink()
-    text = write(rows, 2)
+    text = write(rows, 2, "a remark\n")
+    assert "a remark" in text
     assert text.count("| 0.5500 | 0.5500 | +0.0000 |") == 4
     assert (tmp_path / "docs" / "parity.md").read_text() == text
     assert (text.count("yes |\n"), text.count("no |\n")) == (3, 3)

@@ -206,4 +206,4 @@ def test_files_that_cannot_be_read(tmp_path: Path, content: bytes, words: str) -
     assert read_study(path).data.path == "x"
 
 
-FINGERPRINT = "3716c9a4"
+FINGERPRINT = "201930c4"

@@ -179,7 +179,7 @@ def test_a_stopped_trial_is_never_chosen() -> None:
 
 
 class DyingWorker:
-    """Stands for a worker process: dies over its first pack, trains all others."""
+    """Stands for a worker process: the first two die over their packs, one after its first trial; others train all."""
 
     packs: list[PlannedPack] = []  # noqa: RUF012  of all workers, in the order given
 
@@ -189,11 +189,14 @@ class DyingWorker:
         self.process = SimpleNamespace(wait=lambda: -9, returncode=-9, terminate=lambda: None)
         events.put((self, {"event": "ready"}))
 
-    def give(self, pack: PlannedPack, skip: frozenset[str]) -> None:
+    def give(self, pack: PlannedPack, done: frozenset[str]) -> None:
         self.pack = pack
         self.packs.append(pack)
         if len(self.packs) == 1:
             self.events.put((self, {"event": "finished", "trial": pack.trials[0].spec.id}))
+        else:
+            assert "a0" in done
+        if len(self.packs) <= 2:
             self.events.put((self, None))
             return
         for trial in pack.trials:
@@ -208,8 +211,10 @@ def test_rivals_orphaned_by_a_worker_are_trained_together(tmp_path: Path, monkey
     lost: list[str] = []
     workers = launch.Workers(tmp_path, 1, 1)
     workers.run([pack], frozenset(), lambda event: None, lambda trial, error: lost.append(trial.spec.id))
-    assert [ids(given.trials) for given in DyingWorker.packs[1:]] == [["a1", "a2"], ["b0", "b1"], ["u0"], ["u1"]]
-    assert {given.slots for given in DyingWorker.packs[1:]} == {1}
+    assert DyingWorker.packs[1] == pack, "it goes on once as it was, from its checkpoint"
+    assert [ids(given.trials) for given in DyingWorker.packs[2:]] == [["a1", "a2"], ["b0", "b1"], ["u0"], ["u1"]]
+    assert {given.slots for given in DyingWorker.packs[2:]} == {1}
+    assert pack.id not in {given.id for given in DyingWorker.packs[2:]}, "another pack, with checkpoints of its own"
     assert lost == []
 
 

@@ -68,10 +68,12 @@ class _Interruption:
 
     def __init__(self) -> None:
         self.keeper: Any = None
+        self.came = False
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, self._end)
 
     def _end(self, signum: int, frame: FrameType | None) -> None:
+        self.came = True
         if self.keeper is None:
             raise SystemExit(128 + signal.SIGTERM)
         self.keeper.ask()
@@ -165,6 +167,8 @@ def work(run_dir: Path, threads: int, jobs: Any, say: Say, gpu: int | None = Non
                 keeper.clear()
             give_memory_back()
             say({"event": "pack", "pack": job["pack"]})
+            if interruption.came:
+                raise SystemExit(128 + signal.SIGTERM)  # it came after the last step of the pack
     if base.hash() != before:
         raise AssertionError("the base model was changed by training")
 
