@@ -1,8 +1,9 @@
 """A pack that is killed and taken up from a checkpoint ends with the bits of one that was not."""
 
-import errno
 import json
-from collections.abc import Sequence
+import resource
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -207,16 +208,29 @@ def test_a_kill_while_one_is_written_leaves_those_before(
     assert newest.part("a").facts["number"] == 2
 
 
-def test_a_full_disk_stops_no_training(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    def full(*_: Any, **__: Any) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
+@contextmanager
+def small_files(most: int) -> Iterator[None]:
+    """No file of this process may grow beyond so many bytes: a real failure to write, as on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
-    monkeypatch.setattr("remora.engine.checkpoint.save_file", full)
-    outcomes = run_through(tiny_base("bert"), [spec("lora", id="one")], tmp_path, [], slots=1)
-    assert outcomes["one"].status == "done"
-    assert "No space left" in caplog.text
+
+@pytest.mark.parametrize("what", ["tensors", "facts"])
+def test_what_cannot_be_written_stops_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture, what: str) -> None:
+    keeper = Keeper(tmp_path, seconds=0)
+    keeper.save(small_state(0))
+    large = State(facts={"x": "y" * 2**21}) if what == "facts" else State(tensors={"x": torch.zeros(2**19)})
+    with small_files(2**20):
+        keeper.save(large)
+    assert "no checkpoint was written" in caplog.text
+    assert [path.name for path in tmp_path.iterdir()] == ["000001"]
+    state = keeper.load()
+    assert state is not None
+    assert state.part("a").facts["number"] == 0
 
 
 def test_one_that_is_asked_for_comes_after_the_next_step(tmp_path: Path) -> None:

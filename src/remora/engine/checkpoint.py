@@ -95,8 +95,10 @@ class Keeper:
         start = time.monotonic()
         try:
             self._write(state)
-        except OSError as error:
+        except (OSError, SafetensorError) as error:  # the latter is how safetensors tells of a full disk
             _log.warning("no checkpoint was written: %s", error)
+            for left in self._folder.glob(".*.part"):
+                shutil.rmtree(left, ignore_errors=True)
         if self._asked:
             raise Interrupted
         self._last = time.monotonic()
