@@ -8,7 +8,7 @@ JOBS ?= 2
 BIN := .venv/bin
 RUN_STAMP := .venv/installed-run
 TEST_STAMP := .venv/installed-test
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
+PYTEST := $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
 .PHONY: demo test test-all test-gpu lint lock methods-page clean
 

@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported; processes share the cores, not threads
+
 # No test may fail because a machine is slow, and what one run finds the next must find too.
 settings.register_profile("remora", deadline=None, derandomize=True)
 settings.load_profile("remora")
