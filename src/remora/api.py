@@ -6,10 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from remora.config.load import apply_overrides, build_study
-from remora.config.methods_arg import parse_methods
 from remora.config.schema import DataConfig
 from remora.data.frame import Frame, dataset_from_frame
-from remora.methods.registry import list_methods
 from remora.results.store import write_atomic
 
 if TYPE_CHECKING:
@@ -49,10 +47,11 @@ def compare(
     Raises:
         RemoraError: see its subclasses.
     """
+    from remora.cli.build import read_methods
     from remora.cli.progress import choose_progress
+    from remora.methods.registry import list_methods
     from remora.study.api import run_study
 
-    known = [method.name for method in list_methods()]
     text = methods if isinstance(methods, str) or methods is None else ",".join(methods)
     is_path = isinstance(data, str | Path)
     tree: dict[str, object] = {
@@ -62,12 +61,12 @@ def compare(
         "data": {"path": str(data) if is_path else "dataframe"},
     }
     if text:
-        tree["methods"] = list(parse_methods(text, known))
+        tree["methods"] = list(read_methods(text))
     given = {key.replace("__", "."): value for key, value in settings.items()}
     if seeds is not None:
         given["protocol.seeds"] = seeds
     overrides = [f"{key}={json.dumps(value)}" for key, value in given.items()]
-    config = build_study(apply_overrides(tree, overrides), "remora.compare", known)
+    config = build_study(apply_overrides(tree, overrides), "remora.compare", [method.name for method in list_methods()])
     if not isinstance(data, str | Path):
         dataset = dataset_from_frame(data, validation=validation, test=test, config=config.data)
         folder = Path(out) if out is not None else Path("runs") / f"frame-{dataset.hash[:8]}"
