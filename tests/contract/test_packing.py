@@ -61,7 +61,7 @@ def test_packed_equals_solo(arch: str) -> None:
         packed = run(base, DATA, specs, slots=5, tokens_per_pass=150)
     assert base.hash() == before
     solo = alone(arch, specs, torch.float64)
-    bound = 1e-6 if arch == "gemma2" else 1e-9  # its norms compute in float32 whatever comes in
+    bound = 1e-7 if arch == "gemma2" else 1e-9  # its norms compute in float32 whatever comes in
     for one in specs:
         assert largest_difference(packed[one.id], solo[one.id]) < bound, one.id
     shared = [outcome for outcome in packed.values() if outcome.lanes > 1]
