@@ -1,4 +1,4 @@
-"""Where Remora may write outside a run directory: one cache folder."""
+"""Where Remora may write outside a run directory, one cache folder; and when what it wrote is on disk."""
 
 import os
 from pathlib import Path
@@ -10,3 +10,12 @@ def cache_dir() -> Path:
     folder = Path(root) if root else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "remora"
     folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+def flush(path: Path) -> None:
+    """Return once a file, or the names in a folder, are on disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -193,7 +193,7 @@ def test_a_kill_while_one_is_written_leaves_those_before(
         if call == "save_file":
             patched.setattr("remora.engine.checkpoint.save_file", die)
         elif call == "fsync":
-            patched.setattr("remora.engine.checkpoint.os.fsync", die)
+            patched.setattr("remora.paths.os.fsync", die)
         else:
             patched.setattr(Path, call, die)
         with pytest.raises(Killed):

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from remora.errors import AdapterError, ConfigError, ResourceError
 from remora.models.files import file_sha256
+from remora.paths import flush
 
 
 @contextmanager
@@ -39,7 +40,7 @@ def written_whole(folder: Path, *, replace: bool = True) -> Generator[Path]:
             aside.chmod(0o755)
             yield aside
             for path in (*aside.iterdir(), aside):
-                _sync(path)
+                flush(path)
             if folder.exists():
                 old = Path(tempfile.mkdtemp(prefix=f".{folder.name}-old-", dir=folder.parent))
                 os.replace(folder, old)
@@ -47,7 +48,7 @@ def written_whole(folder: Path, *, replace: bool = True) -> Generator[Path]:
                 shutil.rmtree(old)
             else:
                 os.replace(aside, folder)
-            _sync(folder.parent)
+            flush(folder.parent)
         finally:
             shutil.rmtree(aside, ignore_errors=True)
     except OSError as error:
@@ -62,14 +63,6 @@ def refuse_existing(folder: Path) -> None:
     """
     if os.path.lexists(folder):
         raise ConfigError(f"{folder} exists already", "name another folder with --out")
-
-
-def _sync(path: Path) -> None:
-    number = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(number)
-    finally:
-        os.close(number)
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -9,7 +9,6 @@ dropout and draws are functions of seeds and step numbers and lanes keep their p
 import hashlib
 import json
 import logging
-import os
 import shutil
 import time
 from collections.abc import Mapping
@@ -20,6 +19,8 @@ from typing import Any
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+
+from remora.paths import flush
 
 _TENSORS, _FACTS, _MANIFEST = "tensors.safetensors", "facts.json", "manifest.json"
 _KEPT = 2
@@ -115,9 +116,9 @@ class Keeper:
         manifest = {"format": _FORMAT, "sha256": {name: _sha256(aside / name) for name in (_TENSORS, _FACTS)}}
         (aside / _MANIFEST).write_text(json.dumps(manifest))
         for path in (*aside.iterdir(), aside):
-            _flush(path)
+            flush(path)
         aside.rename(self._folder / f"{number:06d}")
-        _flush(self._folder)
+        flush(self._folder)
         for old in self._numbers()[:-_KEPT]:
             shutil.rmtree(self._folder / f"{old:06d}", ignore_errors=True)
 
@@ -159,11 +160,3 @@ def _read(folder: Path) -> State:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -16,6 +16,7 @@ from typing import TypeVar
 from pydantic import BaseModel, ValidationError
 
 from remora.errors import DataError
+from remora.paths import flush
 from remora.results.schema import Costs, DataInfo, Study, TrialResult
 
 STUDY_FILE = "study.json"
@@ -47,11 +48,7 @@ def write_atomic(path: Path, content: bytes) -> None:
         aside.replace(path)
     finally:
         aside.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    flush(path.parent)
 
 
 def write_record(path: Path, record: BaseModel) -> None:
