@@ -90,6 +90,8 @@ class Lane:
         self._best: tuple[float, Tensor] | None = None
         self._parked: Parked | None = None
         self._permutation: tuple[int, np.ndarray] | None = None
+        self._heard: dict[tuple[int, int], Tensor] = {}
+        """Logits (C,) by forward and place in the batch, of the step being taken."""
         if saved is not None:
             self._take_up(saved)
 
@@ -223,6 +225,24 @@ class Lane:
             return keys.picked(x, f"head.{name}", rate, row_numbers_N)
 
         return self.head.forward(self.head_params, rows_ND, dropout=drop, pooler_params=pooler or None)
+
+    def agreement(self, logits_NC: Tensor, index: np.ndarray, forward: int) -> Tensor | None:
+        """What the method makes of a forward's logits beside those of the step's earlier forwards.
+
+        Args:
+            logits_NC: of the step's `forward`-th forward.
+            index: the examples' places in the lane's whole batch.
+            forward: from 0.
+
+        Returns:
+            (N,) to add to the examples' losses, or None.
+        """
+        places = index.tolist()
+        self._heard |= {(forward, place): row for place, row in zip(places, logits_NC.detach(), strict=True)}
+        if forward == 0:
+            return None
+        earlier = [torch.stack([self._heard[before, place] for place in places]) for before in range(forward)]
+        return self.method.agreement(logits_NC, earlier)
 
     def update(self, loss: Tensor) -> None:
         """Take the optimizer step for the gradients gathered; after a loss or gradient that is not finite, none.

@@ -273,6 +273,8 @@ def _gradients(
     prefix = features.prefix("train", min((lane.steady_layers for lane in through_base), default=0))
     for forward in range(max((lane.method.num_forwards() for lane in through_base), default=0)):
         taking_part = [lane for lane in through_base if forward < lane.method.num_forwards()]
+        for lane in taking_part:
+            lane.method.before_forward(lane.adapter, lane.step, forward)
         lone = len(taking_part) == 1 and taking_part[0].method.shares_base
         if crew.parts == 1 or not lone:
             every = [(lane, np.arange(len(lane.indices()))) for lane in taking_part]
@@ -380,8 +382,10 @@ def _losses(
     for share, sequences in zip(shares, layout.lane_sequences, strict=True):
         lane = share.lane
         logits = lane.logits(rows[sequences], layout, numbers[sequences])
-        scale = 1 / (share.batch_size * lane.method.num_forwards())
-        parts.append((lane, data.task.loss(logits, targets[sequences]).sum() * scale))
+        num_forwards = lane.method.num_forwards()
+        loss = data.task.loss(logits, targets[sequences]).sum() * (1 / (share.batch_size * num_forwards))
+        compared = lane.agreement(logits, share.index, forward) if num_forwards > 1 else None
+        parts.append((lane, loss if compared is None else loss + compared.sum() / share.batch_size))
     return parts
 
 

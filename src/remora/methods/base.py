@@ -335,6 +335,18 @@ class Method:
         Called once more for the same step when memory ran out and the step is begun again.
         """
 
+    def before_forward(self, adapter: "AdapterTensors", step: int, forward: int) -> None:
+        """Runs before each of a step's forwards (from 0); what it draws is seen by all passes of that forward."""
+
+    def agreement(self, logits_NC: Tensor, earlier: Sequence[Tensor]) -> Tensor | None:
+        """A term (N,) of the examples' losses that compares a step's forward with those before it, or None.
+
+        Args:
+            logits_NC: of a forward after the first.
+            earlier: logits (N, C) of each forward before it for the same examples; constants of the backward pass.
+        """
+        return None
+
     def penalty(self, adapter: "AdapterTensors", step: int) -> Tensor | None:
         """A scalar added to the lane's loss, or None."""
         return None
