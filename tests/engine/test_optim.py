@@ -65,6 +65,18 @@ def test_a_gradient_that_is_not_finite_updates_nothing(bad: float) -> None:
     assert torch.equal(optimizer.snapshot(), before)
 
 
+@pytest.mark.parametrize("stopped", [False, True])
+def test_a_hook_changes_values_unless_the_lane_has_stopped(stopped: bool) -> None:
+    optimizer = flat(values(0))
+    if stopped:
+        optimizer.params["B"].grad[0, 0] = math.inf
+        optimizer.step(1e-2, 1.0)
+    before = optimizer.snapshot()
+    with torch.no_grad(), optimizer.unless_stopped():
+        optimizer.params["A"].add_(1.0)
+    assert torch.equal(optimizer.snapshot(), before) == stopped
+
+
 def test_restore_reaches_the_parameters() -> None:
     optimizer = flat(values(0))
     before = optimizer.snapshot()
