@@ -4,16 +4,18 @@ Nothing of the engine is used: no LinearChange, no layout. Dense weights are bui
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
+from scipy.linalg import hadamard
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import eager_mask
 
 from remora.methods.base import Method
+from remora.methods.said import normals, signs_and_order
 from remora.models.base import Base
 from remora.models.heads import HeadTemplate
 from remora.models.sites import Site
@@ -136,8 +138,44 @@ def _peft(settings, p, W, b, x, ffn):
     return F.linear(x, W, b)
 
 
+def _said(settings, p, W, b, x, ffn):
+    return F.linear(x, W + p["projected"], b)
+
+
+def _fastfood(settings: Mapping[str, Any], tensors: Mapping[str, Tensor], site: Site) -> Tensor:
+    """A site's projected vector, with dense matrices; only the random numbers are the method's."""
+    theta, num = tensors["common.theta"], site.out_features * site.in_features
+    length = 2 ** math.ceil(math.log2(len(theta)))
+    H = torch.from_numpy(hadamard(length)).to(theta.dtype)
+    signs, order = signs_and_order(settings["projection_seed"], site.id, length, theta.device)
+    G = normals(settings["projection_seed"], math.ceil(num / length), length, theta.dtype, theta.device)
+    filled = torch.cat([theta, theta.new_zeros(length - len(theta))])
+    shuffled = (H @ (signs * filled))[order]
+    blocks = torch.cat([H @ (g * shuffled) for g in G])[:num]
+    return tensors[f"{site.id}.scaler"] * blocks.view(site.out_features, site.in_features) / math.sqrt(num * length)
+
+
+def _diff_pruning(settings, p, W, b, x, ffn):
+    if "fixed" in p:
+        return F.linear(x, W + p["value"] + 0 * (p["alpha"].sum() + p["group"]), b)
+    gates: list[Tensor] = []
+    for alpha, words in ((p["alpha"], p["words"]), (p["group"], p["group_words"])):
+        u = (words.double() + 32768.5) / 65536
+        gates.append((3 * torch.sigmoid(torch.log(u) - torch.log(1 - u) + alpha) - 1.5).clamp(0, 1))
+    return F.linear(x, W + gates[0] * gates[1] * p["value"], b)
+
+
+def _adamix(settings, p, W, b, x, ffn):
+    down, up = (int(number) for number in p["route"])
+    own = {"down": p["down"][down], "down_bias": p["down_bias"][down], "up": p["up"][up], "up_bias": p["up_bias"][up]}
+    return _serial(settings, own, W, b, x, ffn)
+
+
 LINEAR: dict[str, Formula] = {
     "peft": _peft,
+    "said": _said,
+    "diff-pruning": _diff_pruning,
+    "adamix": _adamix,
     "lora": _lora,
     "lora-plus": _lora,
     "lora-fa": _lora,
@@ -170,6 +208,8 @@ def common_numbers(method: str, settings: Mapping[str, Any], sites: tuple[Site, 
         return (settings["num_virtual_tokens"] + inside) * sites[0].out_features + inside
     if method == "compacter":
         return settings["num_products"] ** 3
+    if method == "said":
+        return settings["dim"]
     return 0
 
 
@@ -183,7 +223,58 @@ def penalty(method: Method, trained: Mapping[str, Tensor]) -> Tensor | float:
             if V.ndim == 2
         ]
         return settings["orthogonality"] * torch.stack(norms).mean()
+    if method.name == "diff-pruning":
+        groups = {name.removesuffix(".group"): value for name, value in trained.items() if name.endswith(".group")}
+        if max(float(value.detach()) for value in groups.values()) == 20:
+            return 0.0  # the second phase
+        opened = [torch.sigmoid(trained[f"{key}.alpha"]).sum() * torch.sigmoid(g) for key, g in groups.items()]
+        return settings["l0"] * torch.cat(opened).sum()
     return 0.0
+
+
+def loss(
+    model: nn.Module,
+    base: Base,
+    method: Method,
+    kept: Mapping[str, Tensor],
+    trained: Mapping[str, Tensor],
+    head_params: Mapping[str, Tensor],
+    batches: Sequence[Mapping[str, Tensor]],
+    targets: Tensor,
+) -> Tensor:
+    """A step's loss: mean cross-entropy and what the method adds to it.
+
+    Args:
+        model: as `logits` takes it, with `base`, `method` and `head_params`.
+        batches: the sequences of the step, in one padded batch or several.
+        kept: frozen and drawn tensors of the adapter.
+        trained: its trained ones.
+        targets: classes.
+    """
+
+    def answers(tensors: Mapping[str, Tensor]) -> Tensor:
+        return torch.cat([logits(model, base, method, tensors, head_params, batch) for batch in batches])
+
+    if method.name != "adamix":
+        found = answers({**kept, **trained})
+        return F.cross_entropy(found, targets) + penalty(method, trained)
+    both: list[Tensor] = []
+    for forward in (0, 1):
+        routes = {name[:-1]: value[forward] for name, value in kept.items() if name.endswith(".routes")}
+        both.append(answers({**kept, **trained, **routes}))
+    one, other = both[0].detach().log_softmax(1), both[1].log_softmax(1)
+    twice = F.kl_div(one, other, reduction="batchmean", log_target=True)
+    twice = twice + F.kl_div(other, one, reduction="batchmean", log_target=True)
+    divergence = twice - twice.detach() / 2
+    entropy = sum(F.cross_entropy(found, targets) for found in both) / 2
+    return entropy + method.config.model_dump()["consistency"] * divergence
+
+
+def _mixture(settings: Mapping[str, Any], width: int, inside: int) -> int:
+    """Numbers of an AdaMix site."""
+    num, sharing = settings.get("num_modules", 0), settings.get("sharing")
+    num_down, num_up = (1 if sharing == half else num for half in ("down", "up"))
+    return num_down * (inside * width + inside) + num_up * (width * inside + width)
 
 
 def _kronecker_numbers(inputs: int, outputs: int, rank: int) -> int:
@@ -232,6 +323,9 @@ def trained_numbers(method: str, settings: Mapping[str, Any], sites: tuple[Site,
             "delta-lora": rank * (inputs + outputs),
             "top-layers": outputs * (inputs if site.kind == "linear" else 1) + (outputs if site.bias else 0),
             "weight-mask": inputs * outputs,
+            "diff-pruning": 2 * inputs * outputs + 1,
+            "said": 1,
+            "adamix": _mixture(settings, outputs, inside),
             "loha": 2 * rank * (inputs + outputs),
             "ln-tuning": 2 * outputs if site.bias else outputs,
             "peft": settings["r"] * inputs if "r" in settings else _kronecker_numbers(inputs, outputs, 8),
@@ -272,6 +366,8 @@ def logits(
         pairs = [_prefix(settings, tensors, site) for site in sites]
         given = {id(modules[site.hf_name]): pair for site, pair in zip(sites, pairs, strict=True)}
         return with_prefixes(model, base, given, head_params, inputs)
+    if method.name == "said":
+        tensors = {**tensors, **{f"{site.id}.projected": _fastfood(settings, tensors, site) for site in sites}}
     undo = []
     inputs_at: dict[str, Tensor] = {}
     for name, users in by_module.items():

@@ -105,10 +105,8 @@ def check_naive(
         # In float64 transformers' Gemma 2 makes NaN of padding beyond its window, so its sequences come one by one.
         together = [[i] for i in step.chosen] if base.arch.model_type == "gemma2" else [step.chosen]
         batches = [padded(examples, chosen, int(base.config.pad_token_id or 0)) for chosen in together]
-        tensors = {**step.frozen, **step.drawn, **values}
-        logits = torch.cat([naive.logits(model, base, method, tensors, own, batch) for batch in batches])
         targets = torch.from_numpy(examples.targets[step.chosen])
-        loss = torch.nn.functional.cross_entropy(logits, targets) + naive.penalty(method, values)
+        loss = naive.loss(model, base, method, {**step.frozen, **step.drawn}, values, own, batches, targets)
         loss.backward()
         assert abs(loss.item() - step.loss) < max(1e-6, atol)  # the loop keeps losses in float32
         for name, value in {**values, **own}.items():

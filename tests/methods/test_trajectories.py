@@ -65,9 +65,12 @@ def follow(
     first = steps[0]
     values = {name: value.clone().requires_grad_() for name, value in {**first.adapter, **first.head}.items()}
     side = Side(values=values, kept={name: value.clone() for name, value in first.frozen.items()})
-    decays = [value for name, value in values.items() if value.ndim >= 2 and method.decays(name.rsplit(".")[-1], value)]
-    exempt = [value for value in values.values() if not any(value is other for other in decays)]
-    groups = [{"params": decays, "weight_decay": 0.01}, {"params": exempt, "weight_decay": 0.0}]
+    groups: list[dict[str, Any]] = []
+    for name, value in values.items():
+        short, own = name.rsplit(".")[-1], name in first.adapter
+        decays = value.ndim >= 2 and (not own or method.decays(short, value))
+        speed = method.lr_multiplier(short) if own else 1.0
+        groups.append({"params": [value], "weight_decay": 0.01 if decays else 0.0, "speed": speed})
     optimizer = torch.optim.AdamW(groups, lr=0.0)
     for number, step in enumerate(steps):
         side.lr = lr * lr_factor(number, len(steps), 0.0, "linear")
@@ -75,10 +78,8 @@ def follow(
         batch = padded(EXAMPLES, step.chosen, 0)
         head = {name: values[name] for name in first.head}
         adapter = {name: values[name] for name in first.adapter}
-        tensors = {**side.kept, **step.drawn, **adapter}
-        logits = naive.logits(model, base, method, tensors, head, batch)
         targets = torch.from_numpy(EXAMPLES.targets[step.chosen])
-        loss = nn.functional.cross_entropy(logits, targets) + naive.penalty(method, adapter)
+        loss = naive.loss(model, base, method, {**side.kept, **step.drawn}, adapter, head, [batch], targets)
         assert abs(loss.item() - step.loss) < 1e-5
         optimizer.zero_grad()
         loss.backward()
@@ -86,7 +87,7 @@ def follow(
             backward(side, number)
             nn.utils.clip_grad_norm_(list({id(value): value for value in values.values()}.values()), 1.0)
             for group in optimizer.param_groups:
-                group["lr"] = side.lr
+                group["lr"] = side.lr * group["speed"]
             optimizer.step()
             after(side, number)
     return side
@@ -282,3 +283,74 @@ def test_lora_drop(monkeypatch: pytest.MonkeyPatch) -> None:
 
     agree(follow(method, steps, 1e-2, before=before, num_layers=4), outcome, steps)
     assert shared, "some sites share"
+
+
+def test_diff_pruning(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The gates' noise is the recorded one; after half of the steps the largest changes are kept and train on alone."""
+    settings = {"density": 0.02, "search": 0.5, "l0": 1e-3, "alpha": 1.0, "gate_speed": 30.0, "refine": 3.0}
+    method, steps, outcome = train(
+        "diff-pruning", {**settings, "targets": ("attention.v", "ffn.down")}, 1e-2, monkeypatch
+    )
+    masks: dict[str, Tensor] = {}
+    start: dict[str, Tensor] = {}
+
+    def gates(side: Side, name: str) -> tuple[Tensor, Tensor]:
+        alpha, group = (side.values[name.removesuffix("value") + end] for end in ("alpha", "group"))
+        return alpha, group
+
+    def fix(side: Side) -> None:
+        for name, mask in masks.items():
+            alpha, group = gates(side, name)
+            alpha.copy_(torch.where(mask, 20.0, -20.0))
+            group.fill_(20.0)
+
+    def cut(side: Side, step: int) -> None:
+        with torch.no_grad():
+            if step == 10:
+                opened = {name: [torch.sigmoid(a) for a in gates(side, name)] for name in side.named("value")}
+                worth = {n: (w.abs() * opened[n][0] * opened[n][1]).bfloat16() for n, w in side.named("value").items()}
+                for rank in worth.values():
+                    rank.view(-1)[rank.argmax()] = torch.inf  # each site's largest stays
+                every = torch.cat([rank.flatten() for rank in worth.values()])
+                kept = torch.zeros(len(every), dtype=torch.bool)
+                kept[every.sort(descending=True, stable=True).indices[: round(0.02 * len(every))]] = True
+                parts = kept.split([rank.numel() for rank in worth.values()])
+                masks.update({n: part.view(worth[n].shape) for n, part in zip(worth, parts, strict=True)})
+                for name, w in side.named("value").items():
+                    z, z_group = ((3 * s - 1.5).clamp(0, 1) for s in opened[name])
+                    w.copy_(z * z_group * w * masks[name])
+                fix(side)
+            start.update({name: value.clone() for name, value in side.named("value").items()})
+
+    def only_kept(side: Side, step: int) -> None:
+        for name, mask in masks.items():
+            side.values[name].grad.mul_(mask)
+
+    def faster(side: Side, step: int) -> None:
+        for name, mask in masks.items():
+            value = side.values[name]
+            value.copy_((start[name] + 3.0 * (value - start[name])) * mask)
+        fix(side)
+
+    agree(follow(method, steps, 1e-2, before=cut, backward=only_kept, after=faster), outcome, steps)
+    total = sum(value.numel() for name, value in outcome.adapter.items() if name.endswith("value"))
+    left = sum(int((value != 0).sum()) for name, value in outcome.adapter.items() if name.endswith("value"))
+    assert left == round(0.02 * total)
+    closed = [
+        float((torch.sigmoid(step.adapter[n]) < 0.5).double().mean()) for step in steps[:10] for n in step.adapter
+    ]
+    assert max(closed) > 0, "the penalty closes gates"
+    assert any(name.endswith("words") for name in steps[9].drawn)
+    assert not any(name.endswith("words") for name in steps[10].drawn)
+
+
+def test_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    method, steps, outcome = train("said", {"dim": 100, "targets": ("attention.v", "ffn.up")}, 3e-2, monkeypatch)
+    agree(follow(method, steps, 3e-2), outcome, steps)
+
+
+def test_adamix(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both forwards and their divergence, on the recorded routes."""
+    settings = {"bottleneck": 4, "num_modules": 3, "sharing": "none", "consistency": 2.0}
+    method, steps, outcome = train("adamix", settings, 1e-2, monkeypatch)
+    agree(follow(method, steps, 1e-2), outcome, steps)
