@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from remora.engine.layout import LaneBatch, Layout, build_layout
-from remora.engine.linear import LaneChange, changed_linear, join, widen
-from remora.methods.base import LinearChange
+from remora.engine.linear import LaneChange, changed_linear, widen
+from remora.methods.base import LinearChange, join
 
 D, O, R, T = 5, 4, 2, 6  # noqa: E741
 NAMES = ("A", "B", "delta", "in_scale", "out_scale", "bias")

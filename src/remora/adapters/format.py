@@ -198,7 +198,7 @@ def _own_tensors(adapter: AdapterTensors, head: Mapping[str, Tensor]) -> dict[st
 
 def _from_own(path: Path, tensors: dict[str, Tensor], fresh: AdapterTensors, head: HeadTemplate) -> dict[str, Tensor]:
     own = _all_tensors(fresh)
-    if fresh.method.num_survey_examples:  # the data decided the shapes
+    if fresh.method.data_decides_shapes:
         own = {name: tensors.get(name, value) for name, value in own.items()}
     shapes = {f"head.{name}": shape for name, shape in head.shapes.items()}
     check_names(path, tensors, {**{name: tuple(value.shape) for name, value in own.items()}, **shapes})

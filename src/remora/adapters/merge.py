@@ -39,17 +39,21 @@ def merged_tensors(base: Base, loaded: LoadedAdapter) -> dict[str, Tensor]:
         raise AdapterError(f"{loaded.record.label} cannot be merged: {reason}", "use the adapter with Remora or peft")
     prefix, wide = base.arch.hf_prefix, torch.float64 if base.dtype == torch.float64 else torch.float32
     tensors = {prefix + name: value.detach().to(wide) for name, value in base.model.named_parameters()}
+    wholes = {site.module for site in adapter.sites if not site.is_part}
     for site in adapter.sites:
-        own = weights_at(base, site)
+        own, state = weights_at(base, site), adapter.at(site)
         own = SiteWeights(weight=own.weight.to(wide), bias=None if own.bias is None else own.bias.to(wide))
         with torch.no_grad():
-            merged = method.merged(adapter.at(site), site, own)
-        for name, value in (("weight", merged.weight), ("bias", merged.bias)):
+            merged = method.merged(state, site, own)
+        for name, before, value in (("weight", own.weight, merged.weight), ("bias", own.bias, merged.bias)):
             if value is not None:
                 key = f"{prefix}{site.module}.{name}"
                 whole = tensors[key].clone()
                 view = whole.t() if site.transposed and name == "weight" else whole
-                view[site.rows()] = value
+                if site.is_part and site.module in wholes and before is not None:
+                    view[site.rows()] += value - before  # the whole came first; what both add is added up
+                else:
+                    view[site.rows()] = value
                 tensors[key] = whole
     whole = {name: value.to(wide) for name, value in loaded.base_params.items()}
     return {**tensors, **base.pooler, **whole, **loaded.head_params}
@@ -63,7 +67,9 @@ def unmergeable(loaded: LoadedAdapter) -> str | None:
     if not method.mergeable:
         return f"{method.name} changes more than weights"
     for site in adapter.sites:
-        if site.kind == "linear" and not site.bias and "bias" in adapter.at(site):
+        if site.bias or not method.changes(site):
+            continue
+        if method.change(adapter.at(site), site, weights_at(loaded.head.base, site)).bias is not None:
             return f"{site.hf_name} has no bias that could hold the trained one"
     return None
 

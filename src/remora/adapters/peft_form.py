@@ -77,8 +77,8 @@ def peft_form(adapter: AdapterTensors, head: HeadTemplate, head_params: Tensors)
     as_lora = not all(method.peft_holds(site) for site in held)
     modules = by_module(held)
     wraps = any(site.kind in ("linear", "norm") for site in held)
-    changes = {site.id: change_at(adapter, site, base) for site in sites if site.kind == "linear"}
-    if as_lora and (norms or not changes or not all(is_low_rank(change) for change in changes.values())):
+    changes = {site.id: change_at(adapter, site, base) for site in sites if method.changes(site)}
+    if as_lora and (norms or not _is_lora(method, modules, changes)):
         return None
     config = common_config(base, "LORA" if as_lora else method.peft_type)
     tensors: dict[str, Tensor] = {}
@@ -234,6 +234,16 @@ def change_at(adapter: AdapterTensors, site: Site, base: Base) -> LinearChange:
     """What an adapter makes of a linear site, without gradients."""
     with torch.no_grad():
         return adapter.method.change(adapter.at(site), site, weights_at(base, site))
+
+
+def _is_lora(method: Method, modules: Mapping[str, Sequence[Site]], changes: Mapping[str, LinearChange]) -> bool:
+    """Whether all that an adapter does are low-rank terms, of whole layers or of their parts but not of both."""
+    for parts in modules.values():
+        if len(parts) > 1 and not all(site.is_part for site in parts):
+            return False
+        if any(site.id not in changes or method.transforms(site) for site in parts):
+            return False
+    return bool(changes) and all(is_low_rank(change) for change in changes.values())
 
 
 def is_low_rank(change: LinearChange) -> bool:

@@ -20,10 +20,10 @@ from remora.engine.activations import activate, kernel_name
 from remora.engine.attention import CurrentPass, Prefixes, probs_counters
 from remora.engine.dropout import drop, keep_mask
 from remora.engine.layout import LaneBatch, Layout, build_layout
-from remora.engine.linear import LaneChange, changed_linear, join, widen
+from remora.engine.linear import LaneChange, changed_linear, widen
 from remora.engine.pooling import pooled_rows
 from remora.engine.stack import Entry, Stack
-from remora.methods.base import AdapterTensors, LinearChange, Rows, SiteWeights, weights_at
+from remora.methods.base import AdapterTensors, LinearChange, Rows, SiteWeights, join, weights_at
 from remora.models.base import Base
 from remora.models.sites import Site
 from remora.native import kernels
@@ -191,8 +191,9 @@ class Driver:
             with self._watched_stack().entered(entry):
                 return self.read(layout, adapters, params)
         pooling = self.base.pooling
-        sites = [site for adapter in adapters if adapter is not None for site in adapter.sites]
-        if self.base.arch.rejoin is None or pooling == "mean" or any(site.name == "block" for site in sites):
+        own = [adapter for adapter in adapters if adapter is not None]
+        blocks = any(site.name == "block" for adapter in own for site in adapter.sites)
+        if self.base.arch.rejoin is None or pooling == "mean" or blocks or any(each.method.joins_rows for each in own):
             return pooled_rows(self.forward(layout, adapters, params), layout, pooling)
         numbers = layout.last_S if pooling == "last" else layout.first_S
         self._current.read_S = numbers
@@ -382,7 +383,7 @@ class Driver:
         shared = self._on_shared(users[0][1])
         layout = self._layout()
         for lane, site, adapter in users:
-            if adapter.method.transforms(site):
+            if not adapter.method.changes(site):
                 continue
             state = adapter.at(site, training=layout.training)
             change = adapter.method.change(state, site, self.site_weights(site))
@@ -461,15 +462,16 @@ class Driver:
             return drop(x, keep_mask(keys, x.shape[1], rate), rate)
 
         own = slice(0) if shared else rows
-        sequence_T = layout.sequence_T[own]
+        sequence_T, sequences = layout.sequence_T[own], layout.lane_sequences[lane]
         return Rows(
             virtual_T=None if layout.virtual_T is None or shared else layout.virtual_T[rows],
             training=layout.training,
             dropout=dropout,
             notes=self._current.notes.setdefault(lane, {}),
-            sequence_T=sequence_T - layout.lane_sequences[lane].start,
+            sequence_T=sequence_T - sequences.start,
             place_T=layout.place_T[own],
             length_T=layout.length_S[sequence_T],
+            num_sequences=sequences.stop - sequences.start,
         )
 
 

@@ -87,7 +87,7 @@ class Lane:
         self.seconds = time.perf_counter() - start
         self.most_lanes = 1
         self.tokens_per_pass: int | None = None
-        self._best: tuple[float, Tensor] | None = None
+        self._best: tuple[float, Tensor, int] | None = None
         self._parked: Parked | None = None
         self._permutation: tuple[int, np.ndarray] | None = None
         self._heard: dict[tuple[int, int], Tensor] = {}
@@ -343,9 +343,13 @@ class Lane:
             self._parked.drop()
 
     def remember_best(self, score: float) -> None:
-        """Keep the present values if `score` (higher is better) is the best so far; the first of equals stays."""
-        if self._best is None or score > self._best[0]:
-            self._best = (score, self.optimizer.snapshot())
+        """Keep the present values if `score` (higher is better) is the best so far; the first of equals stays.
+
+        What was best before a method dropped tensors was another model, which cannot come back.
+        """
+        num_params = self.adapter.num_params()
+        if self._best is None or num_params != self._best[2] or score > self._best[0]:
+            self._best = (score, self.optimizer.snapshot(), num_params)
 
     def restore_best(self) -> None:
         """Go back to the best values, if any were remembered."""

@@ -368,35 +368,3 @@ def widen(change: LinearChange, columns: Tensor, out_features: int) -> LinearCha
         out_scale=spread(change.out_scale, 1.0),
         bias=spread(change.bias, 0.0),
     )
-
-
-def join(changes: Sequence[LinearChange]) -> LinearChange:
-    """Changes of one lane on the same layer (blocks of a fused projection) as one of summed rank.
-
-    Every low-rank term sees the input under one dropout mask, and the blocks' columns are disjoint.
-    """
-    if len(changes) == 1:
-        return changes[0]
-    low = [change for change in changes if change.A is not None and change.B is not None]
-    scale = low[0].scale if low else 1.0
-    rates = {change.dropout for change in low}
-    assert len(rates) <= 1, "terms joined on one layer share their dropout"
-
-    def total(values: list[Tensor | None], start: float) -> Tensor | None:
-        given = [value for value in values if value is not None]
-        if not given:
-            return None
-        whole = given[0]
-        for value in given[1:]:
-            whole = whole + value - start
-        return whole
-
-    return LinearChange(
-        A=torch.cat([change.A for change in low if change.A is not None]) if low else None,
-        B=torch.cat([change.B * (change.scale / scale) for change in low if change.B is not None], 1) if low else None,
-        scale=scale,
-        delta=total([change.delta for change in changes], 0.0),
-        dropout=rates.pop() if rates else 0.0,
-        out_scale=total([change.out_scale for change in changes], 1.0),
-        bias=total([change.bias for change in changes], 0.0),
-    )

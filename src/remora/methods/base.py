@@ -86,6 +86,47 @@ class LinearChange:
         return merged if self.out_scale is None else merged * self.out_scale.to(weight_OD.dtype)[:, None]
 
 
+def join(changes: Sequence[LinearChange]) -> LinearChange:
+    """Changes of one layer as one: what each adds to the layer's output is added up; ranks are stacked.
+
+    Every low-rank term sees the input under one dropout mask. At most one scales the input, and what scales an output
+    feature meets no other term than biases there: blocks of a fused projection have different output features, and
+    methods that would break this are refused before they are attached.
+    """
+    if len(changes) == 1:
+        return changes[0]
+    low = [change for change in changes if change.A is not None and change.B is not None]
+    scale = low[0].scale if low else 1.0
+    rates = {change.dropout for change in low}
+    assert len(rates) <= 1, "terms joined on one layer share their dropout"
+    observers = [change.observe for change in changes if change.observe is not None]
+
+    def observe(x_TD: Tensor) -> None:
+        for each in observers:
+            each(x_TD)
+
+    def total(values: list[Tensor | None], start: float) -> Tensor | None:
+        given = [value for value in values if value is not None]
+        if not given:
+            return None
+        whole = given[0]
+        for value in given[1:]:
+            whole = whole + value - start
+        return whole
+
+    return LinearChange(
+        A=torch.cat([change.A for change in low if change.A is not None]) if low else None,
+        B=torch.cat([change.B * (change.scale / scale) for change in low if change.B is not None], 1) if low else None,
+        scale=scale,
+        delta=total([change.delta for change in changes], 0.0),
+        dropout=rates.pop() if rates else 0.0,
+        in_scale=total([change.in_scale for change in changes], 1.0),
+        out_scale=total([change.out_scale for change in changes], 1.0),
+        bias=total([change.bias for change in changes], 0.0),
+        observe=observe if observers else None,
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
 class SiteWeights:
     """The frozen tensors a method finds at a site, in the base's compute dtype.
@@ -154,6 +195,7 @@ class Rows:
             that all sequences share.
         place_T: (T,) a row's place in its sequence from 0, virtual tokens included; rows of padding come after the end.
         length_T: (T,) rows of a row's sequence, without padding.
+        num_sequences: how many the lane has in this pass.
     """
 
     virtual_T: Tensor | None
@@ -163,6 +205,7 @@ class Rows:
     sequence_T: Tensor
     place_T: Tensor
     length_T: Tensor
+    num_sequences: int
 
 
 @dataclass(kw_only=True)
@@ -285,15 +328,29 @@ class Method:
             gradients: per example, the gradient (O, D) of its loss by `Site.id` with respect to the site's weight.
         """
 
+    @property
+    def data_decides_shapes(self) -> bool:
+        """Whether the shapes of its tensors come out of the data, so that a stored adapter may have others."""
+        return self.num_survey_examples > 0
+
     # --- what it computes
+
+    def changes(self, site: Site) -> bool:
+        """Whether it acts at a linear site by `change`; what else it does there by `transform` comes after that."""
+        return site.kind == "linear" and not self.transforms(site)
 
     def change(self, state: Tensors, site: Site, base: SiteWeights) -> LinearChange:
         """The change of a linear site; `state` holds trained, frozen and shared tensors by name."""
         raise AssertionError(f"{self.name} has no linear form at {site.name}")
 
     def transforms(self, site: Site) -> bool:
-        """Whether it acts at a site by `transform`; where that is a linear layer, `change` is not asked then."""
+        """Whether it acts at a site by `transform`."""
         return site.kind != "linear"
+
+    @property
+    def joins_rows(self) -> bool:
+        """Whether what it makes of a row depends on the other rows of its text, so that none may be left out."""
+        return False
 
     def transform(
         self, state: Tensors, site: Site, base: SiteWeights, x_TD: Tensor, y_TD: Tensor, rows: Rows
