@@ -19,6 +19,7 @@ from remora.methods.said import normals, signs_and_order
 from remora.models.base import Base
 from remora.models.heads import HeadTemplate
 from remora.models.sites import Site
+from tests import naive_parts
 
 # (settings, tensors of the site, weight (O, D), bias (O,) or None, x, whether the site is a feed-forward one) -> y.
 # Beside the tensors stand the inputs of sites that ran before, by their portable names.
@@ -284,8 +285,12 @@ def _kronecker_numbers(inputs: int, outputs: int, rank: int) -> int:
     return math.prod(small) + (rank * sum(large) if rank < max(large) / 2 else math.prod(large))
 
 
-def trained_numbers(method: str, settings: Mapping[str, Any], sites: tuple[Site, ...]) -> int:
-    """How many numbers a method trains, from its paper."""
+def trained_numbers(
+    method: str, settings: Mapping[str, Any], sites: tuple[Site, ...], adapter: Mapping[str, Tensor]
+) -> int:
+    """How many numbers a method trains, from its paper; `adapter`, as trained, says what a search has kept."""
+    if method in naive_parts.MADE_OF_PARTS:
+        return naive_parts.trained_numbers(method, settings, sites, adapter)
     if method == "fish-mask":
         return round(settings["density"] * sum(site.in_features * site.out_features for site in sites))
     rank, inside, hidden = (settings.get(name, 0) for name in ("rank", "bottleneck", "encoder_hidden"))
@@ -352,6 +357,8 @@ def logits(
         batch: padded inputs.
     """
     settings = method.config.model_dump()
+    if method.name in naive_parts.MADE_OF_PARTS:
+        return naive_parts.logits(model, base, method.name, settings, tensors, head_params, batch)
     sites = method.sites(base)
     by_module: dict[str, list[Site]] = {}
     for site in sites:

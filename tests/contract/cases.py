@@ -34,7 +34,7 @@ class Case:
 
     def fits(self, arch: str) -> bool:
         """Whether the architecture takes the method: attention in the padded layout takes no keys from outside."""
-        return not ("kv" in self.cls.site_kinds and arch in PADDED)
+        return not ("kv" in self.method().site_kinds and arch in PADDED)
 
     @property
     def own_formula(self) -> bool:
@@ -49,9 +49,16 @@ class Case:
         return get_method(self.name, {**self.settings, **changed})
 
     def without_dropout(self) -> dict[str, Any]:
-        """Settings with the method's own dropout at 0, where it has one."""
-        off = {"dropout": 0.0} if "dropout" in self.cls.Config.model_fields else {}
-        return {**self.settings, **off}
+        """Settings with the method's own dropout, and that of its parts, at 0 where there is one."""
+        return _undropped(self.method().config.model_dump(mode="json"))
+
+
+def _undropped(settings: Any) -> Any:
+    if isinstance(settings, list):
+        return [_undropped(each) for each in settings]
+    if not isinstance(settings, dict):
+        return settings
+    return {name: 0.0 if name == "dropout" else _undropped(value) for name, value in settings.items()}
 
 
 CASES = tuple(Case(name=cls.name, number=number) for cls in list_methods() for number in range(len(cls.examples)))

@@ -42,7 +42,8 @@ def test_trains_what_it_declares(arch: str, case: Case, monkeypatch: pytest.Monk
     check_trains_only_its_own(steps[trial.id], outcome)
     check_gradients_flow(method, steps[trial.id], {site.id: site.name for site in sites})
     if case.own_formula:
-        assert outcome.num_params["adapter"] == naive.trained_numbers(case.name, method.config.model_dump(), sites)
+        numbers = naive.trained_numbers(case.name, method.config.model_dump(), sites, outcome.adapter)
+        assert outcome.num_params["adapter"] == numbers
     assert outcome.num_params["base_trained"] == 0
 
 
