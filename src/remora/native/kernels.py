@@ -58,6 +58,7 @@ _SIGNATURES: dict[str, tuple[Any, ...]] = {
     **dict.fromkeys(ACTIVATIONS, (_p, _p, _i64)),
     **{f"{name}_back": (_p, _p, _p, _i64) for name in ACTIVATIONS},
     "drop": (_p, _p, _i64, _i64, _p, _i32, _p, _p, _i32, _f),
+    "dequantise": (_p, _p, _p, _i64, _i64, _p),
     "attend": (_p, _p, _p),
     "attend_back": (_p, _p, _p, _p, _p, _p),
     "low_rank": (_p, _p, _p),
@@ -96,7 +97,12 @@ def status() -> tuple[bool, str]:
 
 def usable(x: Tensor) -> bool:
     """Whether kernels take this tensor: on CPU, float32 or bfloat16, and there is a library."""
-    return x.dtype in _TYPES and x.device.type == "cpu" and _library()[0] is not None
+    return x.device.type == "cpu" and usable_type(x.dtype)
+
+
+def usable_type(dtype: torch.dtype) -> bool:
+    """Whether kernels take tensors of this type that are on the CPU."""
+    return dtype in _TYPES and _library()[0] is not None
 
 
 def _call(name: str, dtype: torch.dtype, *arguments: Any) -> None:
@@ -170,6 +176,22 @@ def drop_rows(x_TD: Tensor, drop: Drop) -> Tensor:
         drop.level,
         drop.scale,
     )
+    return y
+
+
+def dequantise(codes: Tensor, scales: Tensor, levels: Tensor, num: int, block: int, dtype: torch.dtype) -> Tensor:
+    """(num,) numbers from their 4-bit codes.
+
+    Args:
+        codes: (num / 2,) uint8, two per byte, the first in the high bits.
+        scales: (num / block,) float32.
+        levels: (16,) float32.
+        num: how many.
+        block: numbers that share a scale, an even number.
+        dtype: of the result.
+    """
+    y = torch.empty(num, dtype=dtype)
+    _call("dequantise", dtype, codes.data_ptr(), scales.data_ptr(), levels.data_ptr(), num, block, y.data_ptr())
     return y
 
 

@@ -52,6 +52,25 @@ int NAME(drop)(const ELEMENT *x, ELEMENT *y, int64_t rows, int64_t num, const in
     return 0;
 }
 
+/* y = level * scale: two 4-bit codes per byte, the first in the high bits, a scale for each `block` of an even size.
+   A block has no more than 16 different values, so they are multiplied and rounded once. */
+int NAME(dequantise)(const uint8_t *codes, const float *scales, const float *levels, int64_t num, int64_t block,
+                     ELEMENT *y) {
+    for (int64_t start = 0; start < num; start += block) {
+        ELEMENT values[16];
+        float scale = scales[start / block];
+        for (int l = 0; l < 16; l++) STORE(values + l, levels[l] * scale);
+        int64_t stop = start + block < num ? start + block : num;
+        for (int64_t i = start; i + 1 < stop; i += 2) {
+            uint8_t pair = codes[i / 2];
+            y[i] = values[pair >> 4];
+            y[i + 1] = values[pair & 15];
+        }
+        if (stop % 2) y[stop - 1] = values[codes[stop / 2] >> 4];
+    }
+    return 0;
+}
+
 /* What the forward and backward pass of attention share. Strides count elements; features lie side by side. */
 typedef struct {
     const ELEMENT *q, *k, *v;
