@@ -15,6 +15,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification
 from remora.models.base import Base
 from remora.models.files import ModelFiles
 from remora.models.load import make_base
+from remora.models.quantised import dense_tensors, quantised
 from remora.models.quiet import quiet_transformers
 
 VOCAB = 100
@@ -170,6 +171,24 @@ def tiny_base(
         missing |= {key for key, _ in model.named_parameters() if ".pooler." in key}
     files = ModelFiles(name=f"tiny-{name}", source="test")
     return make_base(model, tokenizer=None, files=files, missing=missing, dtype=dtype)
+
+
+def tiny_quantised(name: str, dtype: torch.dtype = torch.float32, **overrides: Any) -> Base:
+    """`tiny_base` with its linear layers held in NF4."""
+    return quantised(tiny_base(name, dtype, **overrides))
+
+
+def give_weights(model: nn.Module, base: Base, prefix: str = "") -> None:
+    """Let a dense model have the very weights that a base computes with."""
+    for name, value in dense_tensors(base):
+        model.get_parameter(prefix + name).data = value.detach().clone(memory_format=torch.contiguous_format)
+
+
+def dense_twin(base: Base, name: str, **overrides: Any) -> Base:
+    """The dense base made of the weights that the quantised base of a tiny model computes with."""
+    twin = tiny_base(name, base.dtype, **overrides)
+    give_weights(twin.model, base)
+    return twin
 
 
 def _random(key: str, parameter: torch.Tensor, seed: int, centre: float) -> torch.Tensor:

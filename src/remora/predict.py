@@ -175,7 +175,12 @@ def load_adapter(folder: str | Path, model: str | Base | None = None, *, labels:
         base = find(str(folder), dtype=getattr(torch, record.base.dtype))
     else:
         revision = record.base.revision if model is None else None
-        base = find(model or record.base.name, revision=revision, dtype=getattr(torch, record.base.dtype))
+        base = find(
+            model or record.base.name,
+            revision=revision,
+            dtype=getattr(torch, record.base.dtype),
+            quantization=record.base.quantization,
+        )
     return Predictor(base, load_onto(folder, record, base))
 
 

@@ -8,11 +8,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
+import torch
+from torch import nn
 
 from remora.methods.base import Method
 from remora.methods.plugins import plugin_hash
 from remora.methods.registry import get_method, list_methods
-from tests.tiny import PADDED
+from remora.models.base import Base, Quantization
+from tests.tiny import PADDED, give_weights, tiny_base, tiny_hf, tiny_quantised
 
 ARCHITECTURES = ("bert", "llama", "roberta", "gpt2", "distilbert", "deberta-v3", "electra", "gemma2", "albert")
 
@@ -48,6 +51,23 @@ class Case:
     def method(self, **changed: Any) -> Method:
         return get_method(self.name, {**self.settings, **changed})
 
+    @property
+    def quantization(self) -> Quantization:
+        """How the base is held on which the method is tested."""
+        return self.cls.base_quantization
+
+    def base(self, arch: str, dtype: torch.dtype = torch.float32) -> Base:
+        """The base that the method is tested on."""
+        return (tiny_base if self.quantization == "none" else tiny_quantised)(arch, dtype)
+
+    def hf(self, arch: str, dtype: torch.dtype = torch.float32) -> nn.Module:
+        """transformers' dense model with the weights of `base`."""
+        model = tiny_hf(arch, dtype=dtype)
+        if self.quantization != "none":
+            base = self.base(arch, dtype)
+            give_weights(model, base, base.arch.hf_prefix)
+        return model
+
     def without_dropout(self) -> dict[str, Any]:
         """Settings with the method's own dropout, and that of its parts, at 0 where there is one."""
         return _undropped(self.method().config.model_dump(mode="json"))
@@ -62,6 +82,8 @@ def _undropped(settings: Any) -> Any:
 
 
 CASES = tuple(Case(name=cls.name, number=number) for cls in list_methods() for number in range(len(cls.examples)))
+DENSE_CASES = tuple(case for case in CASES if case.quantization == "none")
+"""Those that can share one base that is not quantised."""
 ADAPTER_CASES = tuple(case for case in CASES if case.cls.shares_base and case.name != "head")
 
 

@@ -22,7 +22,7 @@ from tests.trials import RecordedStep, padded
 def fresh_adapter(method: Method, driver: Driver, seed: int = 0) -> AdapterTensors:
     """A new adapter with tensors in the base's dtype."""
     sites = method.sites(driver.base)
-    adapter = init_adapter(method, sites, {site.id: driver.site_weights(site) for site in sites}, seed)
+    adapter = init_adapter(method, sites, driver.site_weights, seed)
     dtype = driver.base.dtype
     adapter.shared = {name: value.to(dtype) for name, value in adapter.shared.items()}
     for state in adapter.states.values():

@@ -61,17 +61,34 @@ def data(base: Base, shared_data: Path) -> TrialData:
 
 
 @pytest.fixture(scope="module")
-def start(base: Base, data: TrialData) -> float:
+def quantised_base() -> Base:
+    return load_base("minilm", dtype=torch.bfloat16, quantization="nf4")
+
+
+def untouched(base: Base, data: TrialData) -> float:
     """Accuracy of the untouched base under the frozen random head."""
-    untouched = spec("lora", id="untouched", lr=1e-12, **{**COMMON, "max_steps": 1})
-    return run(base, data, [untouched])["untouched"].metrics["validation"]["accuracy"]
+    trial = spec("lora", id="untouched", lr=1e-12, **{**COMMON, "max_steps": 1})
+    return run(base, data, [trial])["untouched"].metrics["validation"]["accuracy"]
+
+
+@pytest.fixture(scope="module")
+def start(base: Base, data: TrialData) -> float:
+    return untouched(base, data)
 
 
 @pytest.mark.real
 @pytest.mark.parametrize("case", [case for case in ADAPTER_CASES if case.number == 0], ids=lambda case: case.name)
 def test_every_method_can_learn(
-    case: Case, base: Base, data: TrialData, start: float, monkeypatch: pytest.MonkeyPatch
+    case: Case,
+    base: Base,
+    data: TrialData,
+    start: float,
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
 ) -> None:
+    if case.quantization != "none":
+        base = request.getfixturevalue("quantised_base")
+        start = untouched(base, data)
     monkeypatch.setattr(loop, "Lane", FrozenHeadLane)
     assert start < 0.8
     bound = max(case.cls.min_train_accuracy, start + 0.1)

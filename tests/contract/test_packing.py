@@ -8,7 +8,7 @@ import torch
 
 from remora.engine.trial import TrialOutcome, TrialSpec
 from remora.methods.lora import LoRA
-from tests.contract.cases import CASES, every_arch
+from tests.contract.cases import DENSE_CASES, every_arch
 from tests.contract.checks import largest_difference, no_global_randomness
 from tests.tiny import tiny_base
 from tests.trials import add_method, run, spec, toy_data, toy_examples
@@ -23,7 +23,7 @@ def mixed_specs(num_steps: int, arch: str = "bert") -> list[TrialSpec]:
     Every third trial takes all the steps, the others stop early, so that lanes are replaced while others train.
     """
     specs: list[TrialSpec] = []
-    for number, case in enumerate(case for case in CASES if case.fits(arch)):
+    for number, case in enumerate(case for case in DENSE_CASES if case.fits(arch)):
         steps = num_steps if number % 3 == 0 else 3 + 5 * (number % 4)
         batch_size = (1, 3, 4, 7)[number % 4]
         specs.append(

@@ -13,10 +13,10 @@ from remora.adapters.merge import merged_tensors
 from remora.adapters.record import PEFT_CONFIG, TENSOR_FILE
 from remora.engine.trial import TrialOutcome
 from remora.errors import AdapterError
-from remora.models.base import Base
+from remora.models.base import Base, Quantization
 from remora.predict import Predictor, load_adapter
-from tests.contract.cases import CASES, Case, every_cell
-from tests.tiny import tiny_base, tiny_hf
+from tests.contract.cases import CASES, DENSE_CASES, Case, every_cell
+from tests.tiny import tiny_base, tiny_hf, tiny_quantised
 from tests.trials import padded, run, spec, toy_data, toy_examples
 
 # What peft does inside transformers, and what it says of LLaMA's layers, which have no biases; all else is an error.
@@ -42,15 +42,16 @@ WHOLE = {"full", "head"}
 
 
 @cache
-def trained(arch: str) -> tuple[Base, dict[str, TrialOutcome]]:
-    """Every method trained on one architecture, in packs; shared by all tests of this process."""
-    base = tiny_base(arch)
-    specs = [spec(case.name, case.settings, id=case.id, lr=0.02) for case in CASES if case.fits(arch)]
+def trained(arch: str, quantization: Quantization = "none") -> tuple[Base, dict[str, TrialOutcome]]:
+    """Every method trained on its base of one architecture, in packs; shared by all tests of this process."""
+    base = (tiny_base if quantization == "none" else tiny_quantised)(arch)
+    cases = [case for case in CASES if case.fits(arch) and case.quantization == quantization]
+    specs = [spec(case.name, case.settings, id=case.id, lr=0.02) for case in cases]
     return base, run(base, toy_data(EXAMPLES), specs)
 
 
 def saved(arch: str, case: Case, folder: Path) -> tuple[Base, TrialOutcome, Predictor]:
-    base, outcomes = trained(arch)
+    base, outcomes = trained(arch, case.quantization)
     save_adapter(folder, base, outcomes[case.id], INFO)
     return base, outcomes[case.id], load_adapter(folder, base)
 
@@ -85,7 +86,7 @@ def test_peft_loads_it_and_agrees(arch: str, case: Case, tmp_path: Path) -> None
     assert has_form == (case.method().peft_type is not None and not without)
     if not has_form:
         return
-    model = tiny_hf(arch)
+    model = case.hf(arch)
     model.config.pad_token_id = int(base.config.pad_token_id or 0)
     loaded = PeftModel.from_pretrained(model, str(folder)).eval()  # its warnings are errors here
     # peft's head would read a virtual token, and its DistilBERT takes no prefix; both are compared elsewhere.
@@ -116,7 +117,7 @@ def test_the_comparison_with_peft_can_fail(tmp_path: Path) -> None:
     """Training moves the logits by far more than the tolerance."""
     base, outcomes = trained("bert")
     plain = transformers_logits(tiny_hf("bert"), base)
-    for case in CASES:
+    for case in DENSE_CASES:
         assert np.abs(outcomes[case.id].logits["validation"] - plain).max() > 1e-3, case.id
 
 

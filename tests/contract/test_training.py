@@ -24,12 +24,12 @@ EXAMPLES = toy_examples(8)
 
 @every_adapter_cell
 def test_identity_at_init(arch: str, case: Case) -> None:
-    check_identity(case.method(), tiny_base(arch, torch.float64), EXAMPLES)
+    check_identity(case.method(), case.base(arch, torch.float64), EXAMPLES)
 
 
 @every_adapter_cell
 def test_trains_what_it_declares(arch: str, case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
-    base = tiny_base(arch)
+    base = case.base(arch)
     before = base.hash()
     steps = record_steps(monkeypatch)
     trial = spec(case.name, case.settings, batch_size=8, warmup=0.0)
@@ -51,14 +51,14 @@ def test_trains_what_it_declares(arch: str, case: Case, monkeypatch: pytest.Monk
 def test_computes_its_formula(arch: str, case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     if not case.own_formula:
         pytest.skip("the formula of a plug-in is its author's to test")
-    base = tiny_base(arch, torch.float64)
+    base = case.base(arch, torch.float64)
     steps = record_steps(monkeypatch)
     trial = spec(
         case.name, case.without_dropout(), epochs=1, batch_size=3, base_dropout=False, warmup=0.0, splits=(), lr=0.05
     )
     run(base, toy_data(EXAMPLES), [trial])
     method = get_method(case.name, case.without_dropout())
-    check_naive(base, tiny_hf(arch, dtype=torch.float64), method, EXAMPLES, steps[trial.id])
+    check_naive(base, case.hf(arch, torch.float64), method, EXAMPLES, steps[trial.id])
 
 
 @every_cell
@@ -66,7 +66,7 @@ def test_bfloat16_stays_near_float64(arch: str, case: Case) -> None:
     """A base in bfloat16 rounds; an adapter that lost its precision or its gradients would end far away."""
     trial = spec(case.name, case.without_dropout(), batch_size=8, warmup=0.0, lr=1e-3, base_dropout=False)
     exact, rounded = (
-        run(tiny_base(arch, dtype), toy_data(EXAMPLES), [trial])[trial.id] for dtype in (torch.float64, torch.bfloat16)
+        run(case.base(arch, dtype), toy_data(EXAMPLES), [trial])[trial.id] for dtype in (torch.float64, torch.bfloat16)
     )
     assert rounded.status == "done"
     bound = 0.15 if case.name == "weight-mask" else 0.05  # a score near the threshold turns a whole weight on or off

@@ -1,6 +1,7 @@
 """Prompts that start from a text."""
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -24,7 +25,7 @@ class Letters:
 def prompt_from(base: Base, **settings: Any) -> torch.Tensor:
     method = get_method("prompt-tuning", {"init": "text", **settings})
     sites = method.sites(base)
-    adapter = init_adapter(method, sites, {site.id: weights_at(base, site) for site in sites}, 0)
+    adapter = init_adapter(method, sites, partial(weights_at, base), 0)
     (prompt,) = adapter.trained().values()
     return prompt
 

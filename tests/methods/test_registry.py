@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -79,8 +80,8 @@ def test_defaults_find_their_sites_on_every_architecture(name: str, arch: str) -
         return
     sites = method.sites(base)
     assert bool(sites) == (name not in ("full", "head"))
-    adapter = init_adapter(method, sites, {site.id: weights_at(base, site) for site in sites}, 0)
-    again = init_adapter(method, sites, {site.id: weights_at(base, site) for site in sites}, 0)
+    adapter = init_adapter(method, sites, partial(weights_at, base), 0)
+    again = init_adapter(method, sites, partial(weights_at, base), 0)
     for key, value in adapter.trained().items():
         assert value.dtype == torch.float32
         assert torch.equal(value, again.trained()[key]), "the seed decides all"

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from remora.adapters.record import PEFT_TENSORS, AdapterRecord
 from remora.models.base import Base
 from remora.models.files import ALIASES
+from remora.models.heads import HeadTemplate
 
 
 def model_card(record: AdapterRecord, base: Base, notes: Sequence[str], *, merged: bool = False) -> str:
@@ -46,10 +47,29 @@ def peft_lines(record: AdapterRecord, base: Base) -> str:
         "from peft import PeftModel",
         "from transformers import AutoModelForSequenceClassification, AutoTokenizer",
     ]
-    head = [f"model = AutoModelForSequenceClassification.from_pretrained(base, num_labels={record.num_outputs})"]
+    more = ""
+    if record.base.quantization == "nf4":
+        imports = ["import torch", imports[0], f"{imports[1]}, BitsAndBytesConfig"]
+        lines = [*lines, *_quantised_lines(record, base)]
+        more = ", quantization_config=quantised"
+    loading = f"AutoModelForSequenceClassification.from_pretrained(base, num_labels={record.num_outputs}{more})"
+    head = [f"model = {loading}"]
     if base.arch.causal:
         head.append("model.config.pad_token_id = tokenizer.pad_token_id")
     return "\n".join([*imports, *lines, *_load(origin, head), *_ask(record)])
+
+
+def _quantised_lines(record: AdapterRecord, base: Base) -> list[str]:
+    """How transformers quantises the same layers in the same way; it needs bitsandbytes."""
+    skipped = sorted({name.partition(".")[0] for name in HeadTemplate(base=base, num_outputs=1).shapes})
+    skipped += sorted({name.rpartition(".")[0] for name in base.pooler})
+    return [
+        "",
+        "quantised = BitsAndBytesConfig(",
+        '    load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,',
+        f"    bnb_4bit_compute_dtype=torch.{record.base.dtype}, llm_int8_skip_modules={json.dumps(skipped)},",
+        ")",
+    ]
 
 
 def _load(origin: str, head: list[str]) -> list[str]:
@@ -131,7 +151,7 @@ def _scores(record: AdapterRecord) -> str:
 def _facts(record: AdapterRecord) -> str:
     facts = {
         "data": f"{record.data_name} (SHA-256 {record.data_hash})",
-        "base": f"{record.base.name}, {record.base.dtype}, SHA-256 {record.base.sha256}",
+        "base": f"{record.base.name}, {record.base.dtype}{_held(record)}, SHA-256 {record.base.sha256}",
         "settings": json.dumps(record.settings, sort_keys=True),
         "hyperparameters": json.dumps(record.hyperparameters, sort_keys=True),
         "seed": record.seed,
@@ -139,6 +159,10 @@ def _facts(record: AdapterRecord) -> str:
         "Remora": record.remora,
     }
     return "\n".join(f"* {name}: {value}" for name, value in facts.items()) + "\n"
+
+
+def _held(record: AdapterRecord) -> str:
+    return "" if record.base.quantization == "none" else ", linear layers quantised to NF4 with double quantisation"
 
 
 def _code(lines: str) -> str:

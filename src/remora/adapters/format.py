@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -116,7 +117,7 @@ def save_adapter(folder: Path, base: Base, outcome: TrialOutcome, info: AdapterI
             tensors = {**outcome.base_weights, **outcome.head}
             files[CHECKPOINT_TENSORS] = write_checkpoint(aside, base, tensors, info.label_names)
         record = _record(base, method, adapter, outcome, info, storage, files)
-        notes = _notes(method, form is not None, form is not None and form.as_lora, storage)
+        notes = _notes(base, method, form is not None, form is not None and form.as_lora, storage)
         (aside / CARD_FILE).write_text(model_card(record, base, notes), encoding="utf-8")
         write_json(aside / RECORD_FILE, record.model_dump(mode="json"))
         return (aside / TENSOR_FILE[storage]).stat().st_size
@@ -134,6 +135,13 @@ def load_onto(folder: Path, record: AdapterRecord, base: Base) -> LoadedAdapter:
         AdapterError: another base, or tensors that are damaged, missing or not the method's.
     """
     checkpoint = record.storage == "checkpoint"
+    if base.quantization != record.base.quantization:
+        held = {"none": "dense", "nf4": "quantised to nf4"}
+        raise AdapterError(
+            f"{folder} was trained on a base that is {held[record.base.quantization]}, this one is"
+            f" {held[base.quantization]}",
+            f'load it with quantization="{record.base.quantization}", or merge the adapter',
+        )
     if not checkpoint and base.sha256 != record.base.sha256:
         raise AdapterError(
             f"{folder} was trained on another model than {base.name}: the SHA-256 of the base is {base.sha256[:12]}...,"
@@ -147,7 +155,7 @@ def load_onto(folder: Path, record: AdapterRecord, base: Base) -> LoadedAdapter:
         raise AdapterError(f"{folder / RECORD_FILE} names no {name}", "the record is damaged; export again")
     path = folder / name
     tensors = read_tensors(path, record.files[name])
-    fresh = init_adapter(method, sites := method.sites(base), {s.id: weights_at(base, s) for s in sites}, 0)
+    fresh = init_adapter(method, method.sites(base), partial(weights_at, base), 0)
     if checkpoint:
         own = {base.arch.hf_prefix + key: tuple(p.shape) for key, p in base.model.named_parameters()}
         pooler = {key: tuple(value.shape) for key, value in base.pooler.items()}
@@ -171,8 +179,7 @@ def filled_adapter(method: Method, base: Base, values: Mapping[str, Tensor], see
         values: by ``<site key>.<name>``, shared ones by name, as a trial's outcome gives them.
         seed: of the init, for frozen tensors not given.
     """
-    sites = method.sites(base)
-    return filled(init_adapter(method, sites, {site.id: weights_at(base, site) for site in sites}, seed), base, values)
+    return filled(init_adapter(method, method.sites(base), partial(weights_at, base), seed), base, values)
 
 
 def filled(adapter: AdapterTensors, base: Base, values: Mapping[str, Tensor]) -> AdapterTensors:
@@ -262,7 +269,7 @@ def _record(
     )
 
 
-def _notes(method: Method, has_form: bool, as_lora: bool, storage: Storage) -> list[str]:
+def _notes(base: Base, method: Method, has_form: bool, as_lora: bool, storage: Storage) -> list[str]:
     notes: list[str] = []
     if storage == "remora" and not has_form:
         notes.append(f"peft has no form for this adapter; {OWN_TENSORS} holds it and Remora loads it.")
@@ -272,4 +279,9 @@ def _notes(method: Method, has_form: bool, as_lora: bool, storage: Storage) -> l
         notes.append(f"{PEFT_TENSORS} computes the same in peft ({kind}); Remora reads {OWN_TENSORS}, which is exact.")
     if method.num_virtual_tokens > method.num_prefix_tokens:
         notes.append(READS_VIRTUAL)
+    if base.quantization != "none":
+        notes.append(
+            "The base it was trained on is held in 4-bit NormalFloat. Remora loads it so; on the dense base answers"
+            " differ a little. Merged, it is added to the dequantised weights, and the model is dense."
+        )
     return notes

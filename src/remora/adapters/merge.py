@@ -13,13 +13,15 @@ from remora.adapters.record import CARD_FILE, CHECKPOINT_TENSORS
 from remora.errors import AdapterError
 from remora.methods.base import SiteWeights, weights_at
 from remora.models.base import Base
+from remora.models.quantised import dense_tensors
 
 
 def merged_tensors(base: Base, loaded: LoadedAdapter) -> dict[str, Tensor]:
     """Every parameter of the classification model that computes what base and adapter compute.
 
     Weights are merged and kept in float32 (float64 for a float64 base), so that a half-precision base does not round
-    the adapter away.
+    the adapter away. Those of a quantised base are merged as they are when made dense, which is what the adapter was
+    trained on; the merged model is dense, since rounding it to 4 bits again would undo much of the training.
 
     Args:
         base: not changed.
@@ -38,7 +40,7 @@ def merged_tensors(base: Base, loaded: LoadedAdapter) -> dict[str, Tensor]:
     if reason is not None:
         raise AdapterError(f"{loaded.record.label} cannot be merged: {reason}", "use the adapter with Remora or peft")
     prefix, wide = base.arch.hf_prefix, torch.float64 if base.dtype == torch.float64 else torch.float32
-    tensors = {prefix + name: value.detach().to(wide) for name, value in base.model.named_parameters()}
+    tensors = {prefix + name: value.detach().to(wide) for name, value in dense_tensors(base)}
     wholes = {site.module for site in adapter.sites if not site.is_part}
     for site in adapter.sites:
         own, state = weights_at(base, site), adapter.at(site)

@@ -16,6 +16,7 @@ from remora.adapters.names import module_names, short_names
 from remora.methods.base import AdapterTensors, LinearChange, Method, PeftTensor, Tensors, weights_at
 from remora.methods.lora import LORA_LAYOUT
 from remora.models.base import Base
+from remora.models.frozen_linear import linear_weight
 from remora.models.heads import HeadTemplate
 from remora.models.sites import Site
 
@@ -204,8 +205,8 @@ def whole_weight(base: Base, site: Site) -> Tensor:
     """(O, D) frozen weight of a site's whole module; of a module that is not linear, as it is, empty without one."""
     if site.kind == "kv":
         return torch.empty(0)
-    weight = base.model.get_submodule(site.module).get_parameter("weight")
-    return weight.t() if site.transposed else weight
+    module = base.model.get_submodule(site.module)
+    return linear_weight(module) if site.kind == "linear" else module.get_parameter("weight")
 
 
 def _key(how: PeftTensor, site: Site) -> str:

@@ -30,9 +30,10 @@ class BaseRecord(_Strict):
         name: as the user called it: alias, folder, file or Hub id.
         source: where it came from.
         revision: Hub commit.
-        sha256: over its tensors in `dtype`.
+        sha256: over its tensors in `dtype`, before they were quantised.
         dtype: in which it was stored during training.
         architecture: transformers' model type.
+        quantization: how its linear layers were held in training; records from before there was this say nothing.
     """
 
     name: str
@@ -41,6 +42,7 @@ class BaseRecord(_Strict):
     sha256: str
     dtype: Literal["float32", "float64", "bfloat16", "float16"]
     architecture: str
+    quantization: Literal["none", "nf4"] = "none"
 
     @classmethod
     def of(cls, base: Base) -> "BaseRecord":
@@ -52,6 +54,7 @@ class BaseRecord(_Strict):
             sha256=base.sha256,
             dtype=str(base.dtype).removeprefix("torch."),  # type: ignore[arg-type]
             architecture=base.arch.model_type,
+            quantization=base.quantization,
         )
 
 

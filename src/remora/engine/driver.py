@@ -25,6 +25,7 @@ from remora.engine.pooling import pooled_rows
 from remora.engine.stack import Entry, Stack
 from remora.methods.base import AdapterTensors, LinearChange, Rows, SiteWeights, join, weights_at
 from remora.models.base import Base
+from remora.models.frozen_linear import NF4Linear, linear_weight
 from remora.models.sites import Site
 from remora.native import kernels
 
@@ -130,8 +131,15 @@ class Driver:
         """Whether several lanes may train in one pass; not where the model computes on tensors without lane rows."""
         return not self.base.arch.shared_calls
 
-    def site_weights(self, site: Site) -> SiteWeights:
-        """The frozen tensors at a site."""
+    def site_weights(self, site: Site, weight_OD: Tensor | None = None) -> SiteWeights:
+        """The frozen tensors at a site.
+
+        Args:
+            site: of the base.
+            weight_OD: of the whole module, where it was made dense already. A quantised one is never kept.
+        """
+        if isinstance(self._modules[site.module], NF4Linear):
+            return weights_at(self.base, site, weight_OD)
         known = self._weights.get(site.id)
         if known is None:
             known = self._weights[site.id] = weights_at(self.base, site)
@@ -343,7 +351,7 @@ class Driver:
             if not users:
                 return original(*args, **keywords)
             if linear:
-                return self._linear(module, site.transposed, users, args[0])
+                return self._linear(module, users, args[0])
             return self._transform(original, users, args, keywords)
 
         self._override(module, forward)
@@ -372,12 +380,10 @@ class Driver:
             self._columns_of[site.id] = torch.arange(out_features)[site.rows()].to(self.device)
         return self._columns_of[site.id]
 
-    def _linear(
-        self, module: nn.Module, transposed: bool, users: list[tuple[int, Site, AdapterTensors]], x: Tensor
-    ) -> Tensor:
+    def _linear(self, module: nn.Module, users: list[tuple[int, Site, AdapterTensors]], x: Tensor) -> Tensor:
         flat = x.reshape(-1, x.shape[-1])
-        weight = module.get_parameter("weight")
-        out_features = weight.shape[1] if transposed else weight.shape[0]
+        weight_OD = linear_weight(module)
+        out_features = weight_OD.shape[0]
         by_lane: dict[int, list[LinearChange]] = {}
         rows: dict[int, slice] = {}
         shared = self._on_shared(users[0][1])
@@ -386,7 +392,7 @@ class Driver:
             if not adapter.method.changes(site):
                 continue
             state = adapter.at(site, training=layout.training)
-            change = adapter.method.change(state, site, self.site_weights(site))
+            change = adapter.method.change(state, site, self.site_weights(site, weight_OD))
             rows[lane] = self._rows(site, flat.shape[0], lane, shared)
             if change.observe is not None and not shared:
                 change.observe(_without_padding(flat.detach(), layout, rows[lane]))
@@ -400,9 +406,10 @@ class Driver:
             for lane, parts in by_lane.items()
         ]
         bias = module.get_parameter("bias") if users[0][1].bias else None
-        y = changed_linear(flat, weight.T if transposed else weight, bias, changes, layout)
+        again = module.dense if isinstance(module, NF4Linear) else None
+        y = changed_linear(flat, weight_OD, bias, changes, layout, again)
         transforming = [user for user in users if user[2].method.transforms(user[1])]
-        y = self._transformed(transforming, flat, y, shared) if transforming else y
+        y = self._transformed(transforming, flat, y, shared, weight_OD) if transforming else y
         return y.view(*x.shape[:-1], out_features)
 
     def _transform(
@@ -421,7 +428,12 @@ class Driver:
         return (changed, *output[1:]) if isinstance(output, tuple) else changed
 
     def _transformed(
-        self, users: list[tuple[int, Site, AdapterTensors]], x_TD: Tensor, y_TO: Tensor, shared: bool
+        self,
+        users: list[tuple[int, Site, AdapterTensors]],
+        x_TD: Tensor,
+        y_TO: Tensor,
+        shared: bool,
+        weight_OD: Tensor | None = None,
     ) -> Tensor:
         """A module's output with the rows of the lanes that transform it replaced, lane by lane."""
         layout = self._layout()
@@ -437,7 +449,7 @@ class Driver:
             for _, site, adapter in own:
                 columns = torch.arange(piece.shape[1], device=piece.device)[site.rows()] if site.is_part else None
                 y = piece if columns is None else piece.index_select(1, columns)
-                method, weights = adapter.method, self.site_weights(site)
+                method, weights = adapter.method, self.site_weights(site, weight_OD)
                 state = adapter.at(site, training=layout.training)
                 norm = method.norm_weights(state, site, weights) if site.kind == "norm" else None
                 if norm is not None:

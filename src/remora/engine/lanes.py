@@ -45,10 +45,10 @@ class Lane:
         self._driver = driver
         base = driver.base
         self.method: Method = get_method(spec.method, spec.settings)
+        self.method.check_base(base.quantization)
         self.train: Examples = data.split("train", self.room)
         sites = self.method.sites(base)
-        weights = {site.id: driver.site_weights(site) for site in sites}
-        self.adapter: AdapterTensors = init_adapter(self.method, sites, weights, spec.stream_seed("init"))
+        self.adapter: AdapterTensors = init_adapter(self.method, sites, driver.site_weights, spec.stream_seed("init"))
         self.head = HeadTemplate(base=base, num_outputs=data.num_outputs)
         master = torch.float64 if base.dtype == torch.float64 else torch.float32
         self._place(driver.device, master)

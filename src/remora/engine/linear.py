@@ -8,7 +8,7 @@ No lane's rows ever enter another lane's products, so a lane full of NaN stays a
 T rows, D in_features, O out_features, R rank.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -25,6 +25,8 @@ from remora.native import kernels
 NATIVE_RANK = 32
 """Low-rank terms up to this rank run in the compiled kernel; above it the products themselves are what takes time."""
 
+_FIRST_PART = 6
+"""Place of the first trained tensor among the arguments of the node."""
 _PARTS = ("A", "B", "delta", "in_scale", "out_scale", "bias")
 
 
@@ -89,13 +91,16 @@ class _ChangedLinear(Function):
         bias_O: Tensor | None,
         terms: Sequence[_Term],
         layout: Layout,
+        again: Callable[[], Tensor] | None,
         *parts: Tensor,
     ) -> Tensor:
         dtype = x_TD.dtype
         usable = kernels.usable(x_TD) and x_TD.is_contiguous()
         native = [usable and _fits_kernel(term, parts) for term in terms]
-        trains_A = [ctx.needs_input_grad[5 + term.parts["A"]] if "A" in term.parts else False for term in terms]
-        alike = _alike(terms, parts, ctx.needs_input_grad[5:]) if grouped(x_TD) else []
+        trains_A = [
+            ctx.needs_input_grad[_FIRST_PART + term.parts["A"]] if "A" in term.parts else False for term in terms
+        ]
+        alike = _alike(terms, parts, ctx.needs_input_grad[_FIRST_PART:]) if grouped(x_TD) else []
         together = {number for members in alike for number in members}
         elsewhere = [fits or number in together for number, fits in enumerate(native)]
         uncast = {term.parts[name] for term, e in zip(terms, elsewhere, strict=True) if e for name in ("A", "B")}
@@ -114,7 +119,8 @@ class _ChangedLinear(Function):
             "in_scale" in term.parts or "delta" in term.parts or (trained and not dropping and not fits)
             for term, fits, trained, dropping in zip(terms, native, trains_A, drops, strict=True)
         )
-        saved: list[Tensor] = [x_TD if keeps_x else x_TD.new_empty(0), weight_OD, *cast]
+        nothing = x_TD.new_empty(0)
+        saved: list[Tensor] = [x_TD if keeps_x else nothing, weight_OD if again is None else nothing, *cast]
         kept: list[_Kept] = []
 
         def keep(value: Tensor) -> int:
@@ -186,13 +192,14 @@ class _ChangedLinear(Function):
         ctx.save_for_backward(*saved)
         ctx.terms, ctx.kept, ctx.groups, ctx.num_parts = terms, kept, groups, len(parts)
         ctx.dtypes = [part.dtype for part in parts]
+        ctx.again = again
         return y_TO
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (grad_TO,) = grads
         saved = ctx.saved_tensors
-        x_TD, weight_OD = saved[0], saved[1]
+        x_TD = saved[0]
         cast = saved[2 : 2 + ctx.num_parts]
         out: list[Tensor | None] = [None] * ctx.num_parts
         inner_TO = grad_TO
@@ -208,22 +215,22 @@ class _ChangedLinear(Function):
                 out[term.parts["out_scale"]] = (grad * saved[of.scaled]).sum(0)
                 inner_TO[term.rows] *= cast[term.parts["out_scale"]]
                 grad = inner_TO[term.rows]
-            if "delta" in term.parts and ctx.needs_input_grad[5 + term.parts["delta"]]:
+            if "delta" in term.parts and ctx.needs_input_grad[_FIRST_PART + term.parts["delta"]]:
                 out[term.parts["delta"]] = grad.T @ x_TD[term.rows]
             if "A" not in term.parts or of.call is not None or number in together:
                 low_grads.append(None)
                 continue
             low_grad = (grad @ cast[term.parts["B"]]).mul_(term.scale)
             low_grads.append(low_grad)
-            if ctx.needs_input_grad[5 + term.parts["A"]]:
+            if ctx.needs_input_grad[_FIRST_PART + term.parts["A"]]:
                 x = x_TD[term.rows] if of.dropped is None else saved[of.dropped]
                 out[term.parts["A"]] = low_grad.T @ x
-            if ctx.needs_input_grad[5 + term.parts["B"]]:
+            if ctx.needs_input_grad[_FIRST_PART + term.parts["B"]]:
                 out[term.parts["B"]] = (grad.T @ saved[of.hidden]).mul_(term.scale)
         grad_x = None
         scales_input = any("in_scale" in term.parts for term in ctx.terms)
         if ctx.needs_input_grad[0] or scales_input:
-            grad_x = inner_TO @ weight_OD
+            grad_x = inner_TO @ (saved[1] if ctx.again is None else ctx.again())
         if grad_x is not None:
             for term, low_grad, of in zip(ctx.terms, low_grads, ctx.kept, strict=True):
                 rows = grad_x[term.rows]
@@ -238,7 +245,7 @@ class _ChangedLinear(Function):
         for term, of in zip(ctx.terms, ctx.kept, strict=True):
             if of.call is not None:
                 places = term.parts["A"], term.parts["B"]
-                trains = ctx.needs_input_grad[5 + places[0]], ctx.needs_input_grad[5 + places[1]]
+                trains = ctx.needs_input_grad[_FIRST_PART + places[0]], ctx.needs_input_grad[_FIRST_PART + places[1]]
                 into = None if grad_x is None else grad_x[term.rows]
                 grad = inner_TO[term.rows].contiguous()
                 out[places[0]], out[places[1]] = of.call.backward(saved[of.hidden], grad, trains, into)
@@ -250,11 +257,11 @@ class _ChangedLinear(Function):
             )
             for name, grads_N in zip(("A", "B"), stacked, strict=True):
                 places = [ctx.terms[number].parts[name] for number in group.terms]
-                if grads_N is not None and ctx.needs_input_grad[5 + places[0]]:
+                if grads_N is not None and ctx.needs_input_grad[_FIRST_PART + places[0]]:
                     for place, grad in zip(places, grads_N.to(ctx.dtypes[places[0]]), strict=True):
                         out[place] = grad
         given = (None if grad is None else grad.to(dtype) for grad, dtype in zip(out, ctx.dtypes, strict=True))
-        return (grad_x, None, None, None, None, *given)
+        return (grad_x, None, None, None, None, None, *given)
 
 
 def grouped(x_TD: Tensor) -> bool:
@@ -308,7 +315,12 @@ def _gaps(covered: Sequence[slice], num_rows: int) -> list[slice]:
 
 
 def changed_linear(
-    x_TD: Tensor, weight_OD: Tensor, bias_O: Tensor | None, changes: Sequence[LaneChange], layout: Layout
+    x_TD: Tensor,
+    weight_OD: Tensor,
+    bias_O: Tensor | None,
+    changes: Sequence[LaneChange],
+    layout: Layout,
+    again: Callable[[], Tensor] | None = None,
 ) -> Tensor:
     """A frozen linear layer with the changes of some lanes.
 
@@ -318,6 +330,7 @@ def changed_linear(
         bias_O: (O,) frozen, or None.
         changes: at most one per lane, rows disjoint.
         layout: the pass.
+        again: makes the weight anew for the backward pass, where it must not be kept until then.
 
     Returns:
         (T, O).
@@ -342,7 +355,7 @@ def changed_linear(
                 shared=lane.shared,
             )
         )
-    return _ChangedLinear.apply(x_TD, weight_OD, bias_O, terms, layout, *parts)
+    return _ChangedLinear.apply(x_TD, weight_OD, bias_O, terms, layout, again, *parts)
 
 
 def widen(change: LinearChange, columns: Tensor, out_features: int) -> LinearChange:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from remora.errors import ConfigError
 from remora.methods.peft_settings import PeftSettings
-from remora.models.base import Base
+from remora.models.base import Base, Quantization
 from remora.models.sites import Site, SiteKind, find_sites, site_weight
 
 Family = Literal["full", "head", "additive", "partial", "reparameterized", "hybrid", "unified"]
@@ -142,10 +142,10 @@ class SiteWeights:
     encode: Callable[[str], Sequence[int]] | None = None
 
 
-def weights_at(base: Base, site: Site) -> SiteWeights:
-    """The frozen tensors of a base at a site."""
+def weights_at(base: Base, site: Site, weight_OD: Tensor | None = None) -> SiteWeights:
+    """The frozen tensors of a base at a site; `weight_OD` is a linear module's whole weight where it is at hand."""
     if site.kind == "linear":
-        weight, bias = site_weight(base, site)
+        weight, bias = site_weight(base, site, weight_OD)
     elif site.name == "embedding" and base.tokenizer is not None:
         weight = base.model.get_submodule(site.module).get_parameter("weight")
         encode = partial(base.tokenizer.encode, add_special_tokens=False)
@@ -234,6 +234,7 @@ class Method:
         mergeable: whether the trained model can be written as weights of the base's own shapes.
         site_kinds: the kinds of sites it can attach to.
         shares_base: False when it trains the base's own weights, and so runs alone in its pack.
+        base_quantization: how the base must be held; ``none``: any way (but see `check_base`).
         identity_at_init: whether the model's output is unchanged before the first step.
         in_all: whether ``--methods all`` means it too; not where it stands for methods that its settings name.
         zero_gradients: ``<site name>.<tensor>`` whose gradient may be exactly zero by mathematics.
@@ -252,6 +253,7 @@ class Method:
     mergeable: ClassVar[bool] = False
     site_kinds: ClassVar[tuple[SiteKind, ...]] = ("linear",)
     shares_base: ClassVar[bool] = True
+    base_quantization: ClassVar[Quantization] = "none"
     identity_at_init: ClassVar[bool] = True
     in_all: ClassVar[bool] = True
     zero_gradients: ClassVar[tuple[str, ...]] = ()
@@ -288,6 +290,24 @@ class Method:
                     f"{self.name} attaches to {' and '.join(self.site_kinds)} sites",
                 )
         return found
+
+    def check_base(self, quantization: Quantization) -> None:
+        """Refuse a base that is held in a way it cannot train on.
+
+        Raises:
+            ConfigError: it trains the base's own weights and they are quantised, or it needs them to be.
+        """
+        if not self.shares_base and quantization != "none":
+            raise ConfigError(
+                f"{self.label} cannot train a base quantised to {quantization}: its weights are 4-bit codes, which an"
+                " optimizer cannot move by small steps",
+                "leave it out (--no-full), or leave model.quantization out: qlora quantises a base of its own",
+            )
+        if self.base_quantization not in ("none", quantization):
+            raise ConfigError(
+                f"{self.label} is trained on a base quantised to {self.base_quantization}, and this one is dense",
+                f'load the base with quantization="{self.base_quantization}"',
+            )
 
     def remark(self, sites: Sequence[Site]) -> str | None:
         """What a reader of its results must know about the method at these sites, or None."""
@@ -533,14 +553,15 @@ class AdapterTensors:
 
 
 def init_adapter(
-    method: Method, sites: Sequence[Site], weights: Mapping[str, SiteWeights], seed: int
+    method: Method, sites: Sequence[Site], weights: Callable[[Site], SiteWeights], seed: int
 ) -> AdapterTensors:
     """Draw a fresh adapter; each site has a random stream of its own, so neither order nor neighbours matter.
 
     Args:
         method: method with its settings.
         sites: where it attaches.
-        weights: frozen tensors by `Site.id`.
+        weights: gives the frozen tensors at a site; asked for one after the other, as those of a quantised base are
+            made for the moment.
         seed: the trial's init seed.
     """
     from remora.seeds import torch_generator
@@ -549,7 +570,7 @@ def init_adapter(
     common = method.common(sites, torch_generator(seed, "init", COMMON)) if sites else {}
     states = {COMMON: SiteState(trained=common)} if common else {}
     for site in sites:
-        states[site.id] = method.init(site, weights[site.id], shared, torch_generator(seed, "init", site.id))
+        states[site.id] = method.init(site, weights(site), shared, torch_generator(seed, "init", site.id))
     return AdapterTensors(method=method, sites=tuple(sites), states=states, shared=shared, seed=seed)
 
 
@@ -562,4 +583,4 @@ def num_params(method: Method, base: Base) -> int:
     if not method.shares_base:
         return base.num_params
     sites = method.sites(base)
-    return init_adapter(method, sites, {site.id: weights_at(base, site) for site in sites}, seed=0).num_params()
+    return init_adapter(method, sites, partial(weights_at, base), seed=0).num_params()

