@@ -25,7 +25,7 @@ def test_this_machine_is_fine(capsys: pytest.CaptureFixture[str]) -> None:
     assert shown["ok"] is True
     names = [check["name"] for check in shown["checks"]]
     assert names[:3] == ["torch", "transformers", "safetensors"]
-    assert {"precision", "threads", "memory", "disk", "cache", "training"} <= set(names)
+    assert {"precision", "quantisation", "threads", "memory", "disk", "cache", "training"} <= set(names)
 
 
 def test_a_failed_check_has_a_hint_and_exit_code_4(

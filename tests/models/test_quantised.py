@@ -1,5 +1,6 @@
 """A quantised base: everything linear in codes, nothing else touched, kept and mapped like a dense one, and smaller."""
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,8 @@ from remora.models.load import load_base
 from remora.models.nf4 import quantise
 from remora.models.quantised import dense_tensors, linear_layers, quantised
 from remora.models.sites import all_sites, find_sites, site_weight
+from remora.study.machine import give_memory_back
+from remora.study.resident import resident
 from tests.models.test_load import save_model
 from tests.tiny import ALL, dense_twin, tiny_base, tiny_quantised
 
@@ -123,6 +126,28 @@ def test_a_number_that_is_not_finite_is_refused() -> None:
         base.model.get_parameter("encoder.layer.1.output.dense.weight")[0, 0] = float("inf")
     with pytest.raises(ModelError, match=r"encoder\.layer\.1\.output\.dense\.weight holds numbers that are not finite"):
         quantised(base)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells how much of a mapped file is resident")
+def test_a_process_holds_less_by_what_the_codes_save(tmp_path: Path) -> None:
+    folder = str(save_model(tmp_path / "model", hidden_size=512, intermediate_size=2048))
+    for how in ("none", "nf4"):
+        load_base(folder, quantization=how)  # makes the files that are mapped below
+    grown: dict[str, int] = {}
+    said: dict[str, int] = {}
+    for how in ("nf4", "none"):
+        give_memory_back()
+        before = resident()
+        base = load_base(folder, quantization=how)
+        base.hash()  # reads every page
+        give_memory_back()
+        after = resident()
+        grown[how] = after.own + after.shared - before.own - before.shared
+        said[how] = base.num_bytes
+        del base
+    saved = said["none"] - said["nf4"]
+    assert saved > 20 * 10**6
+    assert abs(grown["none"] - grown["nf4"] - saved) < 0.2 * saved
 
 
 @pytest.mark.real

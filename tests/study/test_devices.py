@@ -123,8 +123,8 @@ def test_a_base_that_is_moved_leaves_the_other_copy_where_it_was(monkeypatch: py
     study = build_study({"model": "minilm", "data": "helpdesk"})
     fields = {"config": study, "dataset": None, "task": None, "max_length": 8, "encoder": None}
     opened = context.StudyContext(base=base, **fields)  # type: ignore[arg-type]
-    assert opened.base_on(torch.device("cpu")) is base
-    moved = opened.base_on(torch.device("meta"))
+    assert opened.base_on(torch.device("cpu"), "none") is base
+    moved = opened.base_on(torch.device("meta"), "none")
     assert moved.device.type == "meta"
     assert {tensor.device.type for tensor in moved.pooler.values()} == {"meta"}
     assert base.device.type == "cpu"

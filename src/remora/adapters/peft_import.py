@@ -171,7 +171,7 @@ def _values(
     """A fresh adapter, and the tensors of the file by the names that `filled` takes."""
     base, method, sites = head.base, attached.method, (*attached.sites, *attached.outer)
     weights = {site.id: _weights(base, site) for site in sites}
-    fresh = init_adapter(method, sites, weights, 0)
+    fresh = init_adapter(method, sites, lambda site: weights[site.id], 0)
     like = {site.id: fresh.at(site) for site in sites}
     for site in sites:
         own = attached.own.get(site.hf_name, method)

@@ -119,6 +119,34 @@ def check_attention() -> Check:
     return Check(name="attention", verdict="ok", found=found)
 
 
+def check_quantisation() -> Check:
+    """What makes the dense weights of a base in 4-bit NormalFloat, after a round trip."""
+    import torch
+
+    from remora.config.schema import EngineConfig, ModelConfig
+    from remora.models.nf4 import BLOCK, bitsandbytes_installed, dense_by_torch, quantise
+    from remora.native import kernels
+    from remora.study.machine import choose_dtype, compute_device
+
+    device, dtype = compute_device(EngineConfig()), choose_dtype(ModelConfig(id="any"), EngineConfig())
+    weight = torch.linspace(-1, 1, IN_FEATURES * BLOCK).view(IN_FEATURES, BLOCK)
+    held = quantise(weight)
+    if not torch.equal(held.dense(torch.float32), dense_by_torch(held, torch.float32)):
+        return Check(
+            name="quantisation",
+            verdict="failed",
+            found="NF4 weights come back different from the compiled kernel and from torch",
+            hint="set REMORA_NATIVE=0, and report it",
+        )
+    if device.type == "cuda":
+        there = bitsandbytes_installed()
+        found = "bitsandbytes" if there else "torch operations"
+        hint = "" if there else "pip install 'remora[quant]' for a faster kernel"
+    else:
+        found, hint = "compiled kernel" if kernels.usable_type(dtype) else "torch operations", ""
+    return Check(name="quantisation", verdict="ok", found=f"NF4 weights are made dense by {found}", hint=hint)
+
+
 def check_threads() -> Check:
     """Why a study runs one worker with one thread per core: what more threads give to one product, measured."""
     from remora.study.machine import available_cores
@@ -239,6 +267,7 @@ def all_checks(folder: Path) -> list[Callable[[], Check]]:
         check_precision,
         check_kernels,
         check_attention,
+        check_quantisation,
         check_threads,
         check_memory,
         lambda: check_disk(folder),

@@ -123,6 +123,8 @@ def fingerprint(study: StudyConfig) -> str:
     settings = study.model_dump(mode="json")
     if study.protocol.stop == "none":  # run directories keep the names they had before there was this setting
         del settings["protocol"]["stop"]
+    if study.model.quantization == "none":
+        del settings["model"]["quantization"]
     canonical = json.dumps(settings, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()
 

@@ -32,6 +32,8 @@ class ModelConfig(Settings):
     id: Annotated[str, Field(min_length=1)]
     revision: str | None = None
     dtype: Literal["auto", "float32", "bfloat16", "float64"] = "auto"
+    quantization: Literal["none", "nf4"] = "none"
+    """With nf4 the base's linear layers are held in 4-bit NormalFloat, and all methods of the study run on that."""
     max_length: Count | None = None
     """Tokens per example, special and virtual ones included; None means the smaller of the model's limit and 256."""
 

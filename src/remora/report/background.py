@@ -182,10 +182,14 @@ def made(summary: StudySummary) -> Section:
     stopped = f" (and {trials.stopped} stopped by halving)" if trials.stopped else ""
     total = f"{trials.tuning} tuning{stopped}, {trials.final} final, {trials.baseline} baseline"
     lost = [f"{n} {what}" for n, what in ((trials.diverged, "diverged"), (trials.failed, "failed")) if n]
+    held = "" if model.quantization == "none" else ", its linear layers in 4-bit NormalFloat"
     pairs = [
         ("base model", f"{shown(model.name)}{revision}: {model.architecture}, {count(model.params)} parameters"),
         ("weights", f"SHA-256 {model.sha256}"),
-        ("precision", f"base in {model.dtype}, everything trained in float32; texts up to {model.max_length} tokens"),
+        (
+            "precision",
+            f"base in {model.dtype}{held}, everything trained in float32; texts up to {model.max_length} tokens",
+        ),
         ("trials", f"{total}{'; ' + listing(lost) if lost else ''}"),
     ]
     if machine is not None:

@@ -54,6 +54,7 @@ def costs(summary: StudySummary, drawn: Drawings) -> Section:
     blocks: list[Block] = [Text(text=lead), Table(heads=heads, rows=rows), Text(text=foot, quiet=True)]
     if "memory" in drawn:
         caption = "Peak memory of one training step by part. What the measured parts leave is activations and the rest."
+        caption += _saved(summary)
         blocks.append(Picture(name="memory", shows="peak memory by part", caption=caption))
     return Section(id="costs", title="What it costs", blocks=blocks)
 
@@ -70,6 +71,15 @@ def tradeoffs(summary: StudySummary, drawn: Drawings) -> Section | None:
     lead = "Up and to the left is better. Filled points on the line are not beaten on both axes by any other method; "
     lead += "blue ones may be the best. A triangle at the bottom lies below the drawn range."
     return Section(id="tradeoffs", title="Quality against cost", blocks=[Text(text=lead), *pictures])
+
+
+def _saved(summary: StudySummary) -> str:
+    """What holding the base in 4 bits saves, in a sentence; empty where no row does."""
+    for row in summary.rows:
+        if row.memory is not None and row.memory.dense_base is not None:
+            held, dense = size(row.memory.base), size(row.memory.dense_base)
+            return f" A base quantised to NF4 takes {held} where it would take {dense}."
+    return ""
 
 
 def _params(value: int) -> str:

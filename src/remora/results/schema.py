@@ -192,9 +192,13 @@ class Machine(Record):
 
 
 class MemoryBreakdown(Record):
-    """Where the peak of a training step goes, in bytes; the last field is what the others leave."""
+    """Where the peak of a training step goes, in bytes; the last field is what the others leave.
+
+    `base` is as it is held; `dense_base` is what a quantised one would take if it were not, null for a dense one.
+    """
 
     base: int
+    dense_base: int | None = None
     adapter: int
     gradients: int
     optimizer: int
@@ -222,13 +226,17 @@ class Costs(Versioned):
 
 
 class ModelInfo(Record):
-    """The base model: `params` counts its weights, `sha256` is over them, `revision` is the Hub commit if any."""
+    """The base model: `params` counts its weights, `revision` is the Hub commit if any.
+
+    `sha256` is over its weights in `dtype`, before they were quantised where `quantization` is not "none".
+    """
 
     name: str
     architecture: str
     params: int
     sha256: str
     dtype: str
+    quantization: Literal["none", "nf4"] = "none"
     revision: str | None = None
     max_length: int
 

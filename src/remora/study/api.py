@@ -184,6 +184,7 @@ class _Run:
                 params=base.num_params,
                 sha256=base.sha256,
                 dtype=dtype_name(base.dtype),
+                quantization=base.quantization,
                 revision=base.revision,
                 max_length=context.max_length,
             ),
@@ -206,12 +207,17 @@ class _Run:
                 reference=reference_row(self.rows),
                 cuts=begun.protocol.cuts if begun is not None else plan.cuts,
             ),
-            rows=tuple(row.plan(notes.get(row.id, "")) for row in self.rows),
+            rows=tuple(row.plan(notes.get(row.id, self._base_note(row))) for row in self.rows),
             reductions=begun.reductions if begun is not None else plan.reductions,
             versions=versions,
         )
         write_record(self.run_dir / STUDY_FILE, study)
         write_record(self.run_dir / DATA_FILE, _data_info(context))
+
+    def _base_note(self, row: StudyRow) -> str:
+        """Says of a row that its base is not the study's."""
+        quantization = self.context.quantization_for(row.method)
+        return "" if quantization == self.context.base.quantization else f"on a base quantised to {quantization}"
 
     def train(self) -> None:
         """Baselines and tuning, then the final trials with the learning rates chosen."""
@@ -435,9 +441,10 @@ def _data_info(context: StudyContext) -> DataInfo:
 
 def _cost_line(plan: StudyPlan, context: StudyContext) -> str:
     dtype = dtype_name(context.base.dtype)
+    held = "" if context.base.quantization == "none" else f", linear layers in {context.base.quantization}"
     return (
         f"{plan.num_trials} trials, estimated {duration(plan.seconds)}, estimated peak memory {size(plan.peak_bytes)}, "
-        f"{plan.trials_per_pack} trials per pack, base in {dtype}"
+        f"{plan.trials_per_pack} trials per pack, base in {dtype}{held}"
     )
 
 

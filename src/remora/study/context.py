@@ -9,7 +9,8 @@ from remora.config.schema import StudyConfig
 from remora.data.dataset import Dataset, load_dataset
 from remora.data.tokenize import Encoded, LengthStatistics, TextEncoder, length_statistics
 from remora.engine.trial import Examples, TrialData
-from remora.models.base import Base, placed
+from remora.methods.base import Method
+from remora.models.base import Base, Quantization, placed
 from remora.models.load import load_base
 from remora.study.machine import choose_dtype, settled_device
 from remora.tasks.base import Task, task_for
@@ -25,7 +26,7 @@ class StudyContext:
         config: the study.
         dataset: checked and split.
         task: its loss and metrics.
-        base: the frozen base model, in main memory.
+        base: the frozen base model, in main memory, held as the configuration says.
         max_length: tokens per example, special and virtual ones included.
     """
 
@@ -35,6 +36,7 @@ class StudyContext:
     base: Base
     max_length: int
     encoder: TextEncoder
+    _quantised: Base | None = None
     _encoded: dict[tuple[str, int], Encoded] = field(default_factory=dict[tuple[str, int], Encoded])
 
     def encoded(self, split: str, room: int = 0) -> Encoded:
@@ -52,12 +54,27 @@ class StudyContext:
         """Texts cut to the budget, by split."""
         return {name: self.encoded(name, room).num_truncated for name in self.dataset.splits}
 
-    def base_on(self, device: torch.device) -> Base:
-        """The base where it trains: on a CPU this one, on a GPU a copy, so that files are written from main memory."""
-        if device == self.base.device:
+    def quantization_for(self, method: Method | None) -> Quantization:
+        """How the base is held that a method runs on: as the method needs it, else as the study's."""
+        needed: Quantization = "none" if method is None else method.base_quantization
+        return self.base.quantization if needed == "none" else needed
+
+    def base_as(self, quantization: Quantization) -> Base:
+        """The study's base, or the quantised one beside it, which a dense study has for the rows that need it."""
+        if quantization == self.base.quantization:
             return self.base
+        if self._quantised is None:
+            self._quantised = self._load(quantization)
+        return self._quantised
+
+    def base_on(self, device: torch.device, quantization: Quantization) -> Base:
+        """A base where it trains: on a CPU that of `base_as`, on a GPU a copy: files are written from main memory."""
+        base = self.base_as(quantization)
+        return base if device == base.device else placed(self._load(quantization), device)
+
+    def _load(self, quantization: Quantization) -> Base:
         model = self.config.model
-        return placed(load_base(model.id, revision=model.revision, dtype=self.base.dtype), device)
+        return load_base(model.id, revision=model.revision, dtype=self.base.dtype, quantization=quantization)
 
     def trial_data(self) -> TrialData:
         """The view of the data that the engine takes."""
@@ -92,7 +109,8 @@ def open_context(config: StudyConfig, *, dtype: torch.dtype | None = None) -> St
     config = config.model_copy(update={"engine": settled_device(config.engine)})
     data = load_dataset(config.data)
     chosen = dtype if dtype is not None else choose_dtype(config.model, config.engine)
-    base = load_base(config.model.id, revision=config.model.revision, dtype=chosen)
+    model = config.model
+    base = load_base(model.id, revision=model.revision, dtype=chosen, quantization=model.quantization)
     limit = config.model.max_length or _DEFAULT_LENGTH
     return StudyContext(
         config=config,

@@ -51,13 +51,15 @@ def plan_packs(trials: Sequence[PlannedTrial], slots: int) -> tuple[PlannedPack,
 
     Returns:
         First, each alone, the trials that change the base's own weights (the longest); then the others, in order, in
-        packs of equal size, rivals together. A trial that is the only one is cut into parts.
+        packs of equal size over one base each, rivals together. A trial that is the only one is cut into parts.
     """
     units = inseparable(trials)
     packs = [_pack(unit, 1) for unit in units if not get_method(unit[0].spec.method).shares_base]
     shared = [unit for unit in units if get_method(unit[0].spec.method).shares_base]
-    rivals, single = [unit for unit in shared if unit[0].rivals], [unit for unit in shared if not unit[0].rivals]
-    packs += [_pack(some, slots) for some in (*_evenly(rivals, slots), *_evenly(single, slots))]
+    for quantization in dict.fromkeys(unit[0].quantization for unit in shared):
+        own = [unit for unit in shared if unit[0].quantization == quantization]
+        rivals, single = [unit for unit in own if unit[0].rivals], [unit for unit in own if not unit[0].rivals]
+        packs += [_pack(some, slots) for some in (*_evenly(rivals, slots), *_evenly(single, slots))]
     return tuple(packs) if len(trials) != 1 else tuple(replace(pack, parts=LONE_PARTS) for pack in packs)
 
 

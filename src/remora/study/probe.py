@@ -22,6 +22,7 @@ from remora.engine.lanes import Lane
 from remora.engine.loop import evaluate, run_pack
 from remora.engine.trial import Examples, NoEvents, TrialData, TrialSpec
 from remora.study.context import StudyContext
+from remora.study.drivers import Drivers
 from remora.study.machine import compute_device, crowding, give_memory_back, memory_kept
 from remora.study.packs import lanes_per_pack
 from remora.study.resident import Resident, held_bytes, peak_bytes, reset_peak, resident
@@ -101,12 +102,13 @@ def run_probe(context: StudyContext, rows: Sequence[StudyRow], *, workers: int, 
     trained = [row for row in rows if row.method is not None]
     trained.sort(key=lambda row: row.method is not None and not row.method.sites(context.base))  # adapters first
     context.lengths()  # tokenizes every split, as workers do
-    _ = context.base.sha256  # reads every weight, so that a mapped base is resident
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        with memory_kept(), Driver(context.base_on(compute_device(context.config.engine))) as driver:
-            bench = _Bench(context, driver)
+        with memory_kept(), Drivers(context, compute_device(context.config.engine)) as drivers:
+            for quantization in {context.base.quantization, *(context.quantization_for(row.method) for row in trained)}:
+                drivers.on(quantization)  # reads every weight, so that a mapped base is resident
+            bench = _Bench(context, drivers)
             if trained:
                 bench.warm_up(trained[0])
             give_memory_back()
@@ -181,12 +183,13 @@ class _Bench:
 
     Args:
         context: data and base.
-        driver: of the base.
+        drivers: of its bases.
     """
 
-    def __init__(self, context: StudyContext, driver: Driver) -> None:
+    def __init__(self, context: StudyContext, drivers: Drivers) -> None:
         self._context = context
-        self._driver = driver
+        self._drivers = drivers
+        self._device = drivers.on(context.base.quantization).device
         self._data = context.trial_data()
         self._mean = float(context.encoded("train").lengths.mean())
         self._rate = 0.0
@@ -199,7 +202,7 @@ class _Bench:
         """What is known of a row without training it."""
         assert row.method is not None
         few = self._few(row, 1, most=1)
-        lane = Lane(self._spec(row, 0, batch_size=1, steps=0), self._driver, self._having(few))
+        lane = Lane(self._spec(row, 0, batch_size=1, steps=0), self._driver(row), self._having(few))
         frozen = [*lane.adapter.shared.values()]
         frozen += [value for state in lane.adapter.states.values() for value in state.frozen.values()]
         numbers = lane.num_params
@@ -223,7 +226,7 @@ class _Bench:
         tokens = min(planned, int((_LARGE if large else _HALF) / self._rate))
         slots = 1 if facts.copies else lanes_per_pack(config.engine, config.protocol.batch_size, self._mean)
         lanes = max(1, min(slots, int(tokens / self._mean)))
-        device = self._driver.device
+        device = self._device
         give_memory_back()
         before = held_bytes(device)
         reset_peak(device)
@@ -235,13 +238,13 @@ class _Bench:
         """Seconds and growth of memory of one evaluation pass, per token."""
         few = self._few(row, min(EVAL_TOKENS, int(_EVALUATION / self._rate)), most=EVAL_TOKENS)
         data = self._having(few)
-        lane = Lane(self._spec(row, 0, batch_size=1, steps=0), self._driver, data)
-        device = self._driver.device
+        driver, device = self._driver(row), self._device
+        lane = Lane(self._spec(row, 0, batch_size=1, steps=0), driver, data)
         give_memory_back()
         before = held_bytes(device)
         reset_peak(device)
         start = _seconds(device)
-        evaluate(self._driver, data, lane, "validation")
+        evaluate(driver, data, lane, "validation")
         seconds = _seconds(device) - start
         tokens = _tokens(few, lane.room)
         return seconds / tokens, max(0, peak_bytes(device) - before) / tokens
@@ -250,15 +253,18 @@ class _Bench:
         """Seconds of a step after the first, and growth beyond what is known, both per token of a pass."""
         few = self._few(row, tokens // lanes, most=self._context.config.protocol.batch_size)
         specs = [self._spec(row, number, batch_size=len(few), steps=steps) for number in range(lanes)]
-        clock = _Clock(specs[0].id, self._driver.device)
+        clock = _Clock(specs[0].id, self._device)
         for _ in run_pack(
-            self._driver, self._having(few), specs, slots=lanes, tokens_per_pass=2 * EVAL_TOKENS, events=clock
+            self._driver(row), self._having(few), specs, slots=lanes, tokens_per_pass=2 * EVAL_TOKENS, events=clock
         ):
             pass
         assert row.method is not None
         passed = lanes * _tokens(few, row.method.num_virtual_tokens)
         each = [after - before for before, after in zip(clock.times[:-1], clock.times[1:], strict=True)]
         return statistics.median(each) / passed, max(0, clock.peak - known) / passed
+
+    def _driver(self, row: StudyRow) -> Driver:
+        return self._drivers.on(self._context.quantization_for(row.method))
 
     def _spec(self, row: StudyRow, number: int, *, batch_size: int, steps: int) -> TrialSpec:
         protocol = self._context.config.protocol

@@ -51,7 +51,9 @@ def record_outcome(
         write_predictions(run_dir, trial.spec.id, splits)
     adapter_bytes = None
     if trial.purpose == "final" and outcome.status == "done":
-        adapter_bytes = save_adapter(folder / "adapter", context.base, outcome, _adapter_info(context, trial, outcome))
+        adapter_bytes = save_adapter(
+            folder / "adapter", context.base_as(trial.quantization), outcome, _adapter_info(context, trial, outcome)
+        )
     result = TrialResult(
         trial=trial.spec.id,
         purpose=trial.purpose,

@@ -76,7 +76,8 @@ def study_rows(config: StudyConfig, base: Base) -> tuple[StudyRow, ...]:
         base: to see that every target exists in it.
 
     Raises:
-        ConfigError: an unknown method, a setting that does not fit, a target that matches nothing; all at once.
+        ConfigError: an unknown method, a setting that does not fit, a target that matches nothing; all at once. Or
+            full fine-tuning of a quantised base.
     """
     entries = list(config.methods) or [MethodEntry(id=name) for name in DEFAULT_METHODS]
     faults: list[ConfigError] = []
@@ -99,6 +100,9 @@ def study_rows(config: StudyConfig, base: Base) -> tuple[StudyRow, ...]:
         if "head" not in present:
             rows.append(_row(MethodEntry(id="head"), config.protocol, base))
         rows += [_bare(UNTRAINED, "untrained model"), _bare(MAJORITY, "majority class")]
+    for row in rows:
+        if row.method is not None and not row.method.shares_base:
+            row.method.check_base(config.model.quantization)
     return tuple(rows)
 
 

@@ -80,7 +80,7 @@ def _solo(run_dir: Path, threads: int, trial: PlannedTrial) -> RowCost:
     torch.set_num_threads(threads)
     config = read_study(run_dir / "study.yaml")
     context = open_context(config)
-    on_device = context.base_on(compute_device(config.engine))
+    on_device = context.base_on(compute_device(config.engine), trial.quantization)
     data = context.trial_data()
     batch = trial.spec.batch_size
 
@@ -115,7 +115,7 @@ def _solo(run_dir: Path, threads: int, trial: PlannedTrial) -> RowCost:
     if not steps:
         return RowCost()
     seconds = statistics.median(steps)
-    base = sum(tensor.numel() * tensor.element_size() for tensor in context.base.model.parameters())
+    base = on_device.num_bytes
     trained = 4 * sum(outcome.num_params.values())
     known = base + 4 * trained
     return RowCost(
@@ -124,6 +124,7 @@ def _solo(run_dir: Path, threads: int, trial: PlannedTrial) -> RowCost:
         peak_bytes=peak,
         breakdown=MemoryBreakdown(
             base=base,
+            dense_base=on_device.dense_bytes if on_device.quantization != "none" else None,
             adapter=trained,
             gradients=trained,
             optimizer=2 * trained,

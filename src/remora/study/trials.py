@@ -7,6 +7,7 @@ from typing import Any
 
 from remora.config.schema import ProtocolConfig
 from remora.engine.trial import TrialSpec
+from remora.models.base import Quantization
 from remora.results.schema import Purpose
 from remora.results.store import trial_id
 from remora.study.context import StudyContext
@@ -29,6 +30,7 @@ class PlannedTrial:
         label: of its row.
         family: of its method.
         hyperparameters: learning rate and every setting.
+        quantization: how the base is held that it runs on.
         rivals: ids of the row's tuning trials, this one among them, where they are compared on the way and the worse
             half stops; they share a pack. Empty otherwise.
     """
@@ -38,6 +40,7 @@ class PlannedTrial:
     label: str
     family: str
     hyperparameters: Mapping[str, Any]
+    quantization: Quantization = "none"
     rivals: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
@@ -62,6 +65,7 @@ class TrialMaker:
 
     def __init__(self, context: StudyContext) -> None:
         base = context.base
+        self._context = context
         self._protocol: ProtocolConfig = context.config.protocol
         self._fixed = {
             "engine": _ENGINE,
@@ -139,6 +143,9 @@ class TrialMaker:
             splits=splits,
         )
         determinants = {**self._fixed, "purpose": purpose, "label": row.label, "spec": asdict(spec), **more}
+        quantization = self._context.quantization_for(row.method)
+        if quantization != "none":  # on a dense base trials keep the names they had before there was this
+            determinants["quantization"] = quantization
         hyperparameters = {"lr": lr, **row.full_settings()} if row.method is not None else {}
         return PlannedTrial(
             spec=replace(spec, id=trial_id(row.label, seed, determinants)),
@@ -146,4 +153,5 @@ class TrialMaker:
             label=row.label,
             family=row.method.family if row.method is not None else "baseline",
             hyperparameters=hyperparameters,
+            quantization=quantization,
         )

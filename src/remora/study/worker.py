@@ -102,11 +102,11 @@ def work(run_dir: Path, threads: int, jobs: Any, say: Say, gpu: int | None = Non
 
     from remora.config.load import read_study
     from remora.engine.checkpoint import Interrupted, Keeper
-    from remora.engine.driver import Driver
     from remora.engine.loop import run_pack
     from remora.results.schema import Pack
     from remora.results.store import CHECKPOINTS
     from remora.study.context import open_context
+    from remora.study.drivers import Drivers
     from remora.study.halving import halvings
     from remora.study.machine import compute_device, give_memory_back, settle
     from remora.study.record import record_failure, record_outcome
@@ -118,12 +118,11 @@ def work(run_dir: Path, threads: int, jobs: Any, say: Say, gpu: int | None = Non
         torch.cuda.set_device(gpu)
     config = read_study(run_dir / "study.yaml")
     context = open_context(config)
-    base = context.base_on(compute_device(config.engine))
     data = context.trial_data()
-    before = context.base.sha256
-    settle()
-    say({"event": "ready"})
-    with Driver(base) as driver:
+    with Drivers(context, compute_device(config.engine)) as drivers:
+        drivers.on(context.base.quantization)
+        settle()
+        say({"event": "ready"})
         for line in jobs:
             job = json.loads(line)
             trials = [PlannedTrial.from_json(values) for values in job["trials"]]
@@ -135,7 +134,7 @@ def work(run_dir: Path, threads: int, jobs: Any, say: Say, gpu: int | None = Non
             reporter = _Reporter(say)
             try:
                 outcomes = run_pack(
-                    driver,
+                    drivers.on(trials[0].quantization),
                     data,
                     [trial.spec for trial in trials],
                     slots=job["slots"],
@@ -169,8 +168,7 @@ def work(run_dir: Path, threads: int, jobs: Any, say: Say, gpu: int | None = Non
             say({"event": "pack", "pack": job["pack"]})
             if interruption.came:
                 raise SystemExit(128 + signal.SIGTERM)  # it came after the last step of the pack
-    if base.hash() != before:
-        raise AssertionError("the base model was changed by training")
+        drivers.check_unchanged()
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
