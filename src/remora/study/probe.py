@@ -106,9 +106,9 @@ def run_probe(context: StudyContext, rows: Sequence[StudyRow], *, workers: int, 
     torch.set_num_threads(1)
     try:
         with memory_kept(), Drivers(context, compute_device(context.config.engine)) as drivers:
-            for quantization in {context.base.quantization, *(context.quantization_for(row.method) for row in trained)}:
-                drivers.on(quantization)  # reads every weight, so that a mapped base is resident
             bench = _Bench(context, drivers)
+            for row in trained:
+                drivers.on(context.quantization_for(row.method))  # reads every weight, so a mapped base is resident
             if trained:
                 bench.warm_up(trained[0])
             give_memory_back()
