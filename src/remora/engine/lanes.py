@@ -290,6 +290,8 @@ class Lane:
             waiting = self._parked.look()
             tensors = {name: waiting.get(id(value), value) for name, value in tensors.items()}
         kept, names = _kept_tensors(self.adapter)
+        states = self.adapter.states.items()
+        trained = [(key, name, value) for key, state in states for name, value in state.trained.items()]
         facts = {
             "step": self.step,
             "status": self.status,
@@ -302,12 +304,10 @@ class Lane:
             "most_lanes": self.most_lanes,
             "tokens_per_pass": self.tokens_per_pass,
             "lr": self.adapter.lr,
-            "best": None if self._best is None else self._best[0],
-            "shapes": [
-                [key, name, list(value.shape)]
-                for key, state in self.adapter.states.items()
-                for name, value in state.trained.items()
-            ],
+            "best": None if self._best is None else [self._best[0], self._best[2]],
+            # As the optimizer holds them; a method may have dropped some since.
+            "shapes": [[key, name, list(self.optimizer.params[f"{key}.{name}"].shape)] for key, name, _ in trained],
+            "dropped": [[key, name] for key, name, value in trained if not value.numel()],
             "kept": names,
         }
         return State(tensors={**{name: value.cpu() for name, value in tensors.items()}, **kept}, facts=facts)
@@ -316,8 +316,12 @@ class Lane:
         facts, prefix = saved.facts, "optimizer/"
         moments = {name.removeprefix(prefix): value for name, value in saved.tensors.items() if name.startswith(prefix)}
         self.optimizer.take_up(moments)
+        for key, name in facts["dropped"]:
+            state = self.adapter.states[key].trained
+            state[name] = state[name].detach().new_empty(0)
         if facts["best"] is not None:
-            self._best = (facts["best"], saved.tensors["best"].to(self.optimizer.flat))
+            score, num_params = facts["best"]
+            self._best = (score, saved.tensors["best"].to(self.optimizer.flat), num_params)
         self.step, self.status, self.error = facts["step"], facts["status"], facts["error"]
         self.curve = [CurvePoint(**point) for point in facts["curve"]]
         self.rungs = [Rung(**rung) for rung in facts["rungs"]]
