@@ -1,5 +1,6 @@
 """Combinations: how they are written, what they refuse, and that parts do in them what they do alone."""
 
+import inspect
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ from remora.config.methods_arg import parse_methods
 from remora.config.yaml12 import parse_text
 from remora.engine.trial import Examples
 from remora.errors import ConfigError
-from remora.methods.base import LinearChange, SiteWeights, join
+from remora.methods.base import LinearChange, Method, SiteWeights, join
+from remora.methods.combination import Combination
 from remora.methods.registry import get_method, list_methods
 from remora.predict import load_adapter
 from tests.contract.checks import check_naive
@@ -192,12 +194,15 @@ NEUTRAL = {"bitfit": {"targets": ["attention.k"]}}
 ALONE = [
     cls.name
     for cls in list_methods()
-    if cls.name not in ("full", "head", "dylora") and "kv" not in cls.site_kinds  # which have keys without that bias
+    if cls.name not in ("full", "head")
+    and cls.base_quantization == "none"
+    and "kv" not in cls.site_kinds  # which have keys without that bias
 ]
 
 
-def test_every_method_does_beside_another_what_it_does_alone() -> None:
-    """Phases, penalties, surveys, decays and rates included; DyLoRA, whose ranks come from its own stream, apart."""
+def test_every_method_does_beside_another_what_it_does_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Phases, penalties, surveys, several forwards, decays and rates included; parts draw from the whole's stream."""
+    monkeypatch.setattr("remora.methods.combination.fold", lambda seed, key: seed)
     base = tiny_base("bert", torch.float64)
     common: dict[str, Any] = {"max_steps": 7, "epochs": 7, "batch_size": 4, "base_dropout": False}
     specs = []
@@ -214,6 +219,26 @@ def test_every_method_does_beside_another_what_it_does_alone() -> None:
         for key, value in alone.adapter.items():
             scope, _, short = key.rpartition(".")
             torch.testing.assert_close(beside.adapter[f"{scope}.{name}/{short}"], value, rtol=0, atol=1e-6, msg=key)
+
+
+def test_no_hook_is_left_out() -> None:
+    """A hook that `Method` gains is either passed on to the parts or named here."""
+    of_no_use = {
+        *("summary", "check_base"),  # which go by what the class and the parts say
+        *("targets", "variants"),  # parts have targets of their own, and no form with fewer ranks for all
+        *("peft_exact", "peft_state", "peft_shared", "from_peft", "rescaled"),  # of types other than LoRA
+    }
+    hooks = {name for name, value in vars(Method).items() if not name.startswith("_") and _is_hook(value)}
+    assert hooks - of_no_use == hooks & set(vars(Combination))
+
+
+def _is_hook(value: object) -> bool:
+    return isinstance(value, property | classmethod) or inspect.isfunction(value)
+
+
+def test_a_quantised_part_wants_the_base_quantised() -> None:
+    assert get_method("combine", {"of": "qlora+bitfit"}).base_quantization == "nf4"
+    assert get_method("combine", {"of": "lora+bitfit"}).base_quantization == "none"
 
 
 def test_mam_is_the_combination_of_its_parts() -> None:

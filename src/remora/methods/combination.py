@@ -57,6 +57,7 @@ class Combination(Method):
                     f"{self.name} cannot join {' and '.join(some)}: each wants {what}", "leave one of them out"
                 )
         self._acting: dict[Site, tuple[Part, ...]] = {}
+        held = [part.method.base_quantization for part in self.parts]
         # What the class says holds for the default parts, this for the parts there are.
         kinds = dict.fromkeys(kind for part in self.parts for kind in part.method.site_kinds)
         vars(self).update(
@@ -64,6 +65,7 @@ class Combination(Method):
             identity_at_init=all(part.method.identity_at_init for part in self.parts),
             peft_type="LORA" if all(part.method.peft_type == "LORA" for part in self.parts) else None,
             site_kinds=tuple(kinds),
+            base_quantization=next((kind for kind in held if kind != "none"), "none"),
             zero_gradients=tuple(
                 f"{site}.{part.key}/{name}"
                 for part in self.parts
@@ -227,6 +229,19 @@ class Combination(Method):
                 continue
             with self.seen_by(part, adapter) as own:
                 part.method.before_step(own, step, num_steps)
+
+    def before_forward(self, adapter: AdapterTensors, step: int, forward: int) -> None:
+        """Every part's."""
+        for part in self.parts:
+            if type(part.method).before_forward is Method.before_forward:
+                continue
+            with self.seen_by(part, adapter) as own:
+                part.method.before_forward(own, step, forward)
+
+    def agreement(self, logits_NC: Tensor, earlier: Sequence[Tensor]) -> Tensor | None:
+        """The sum of the parts'."""
+        found = [part.method.agreement(logits_NC, earlier) for part in self.parts]
+        return sum((term for term in found if term is not None), start=torch.zeros_like(logits_NC[:, 0]))
 
     def penalty(self, adapter: AdapterTensors, step: int) -> Tensor | None:
         """The sum of the parts'."""
