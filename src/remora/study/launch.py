@@ -68,14 +68,16 @@ class _Worker:
 
     def _read(self, events: "queue.Queue[tuple[_Worker, Event | None]]") -> None:
         assert self.process.stdout is not None
-        for line in self.process.stdout:
-            events.put((self, json.loads(line)))
+        with self.process.stdout as lines:
+            for line in lines:
+                events.put((self, json.loads(line)))
         events.put((self, None))
 
     def _read_log(self) -> None:
         assert self.process.stderr is not None
-        for line in self.process.stderr:
-            self.log = [*self.log[1 - _LOG_LINES :], line.rstrip()]
+        with self.process.stderr as lines:
+            for line in lines:
+                self.log = [*self.log[1 - _LOG_LINES :], line.rstrip()]
 
     def give(self, pack: PlannedPack, done: frozenset[str]) -> None:
         """Hand a pack over, with those of its trials that are done: lanes have the neighbours that the plan says."""
@@ -89,7 +91,8 @@ class _Worker:
 
     def dismiss(self) -> None:
         """Tell it that there is nothing more."""
-        if self.process.stdin is not None and not self.process.stdin.closed:
+        assert self.process.stdin is not None
+        with suppress(BrokenPipeError):  # it is gone, and so is what was still to be written
             self.process.stdin.close()
 
 
@@ -128,6 +131,7 @@ class Workers:
             except subprocess.TimeoutExpired:
                 worker.process.kill()
                 worker.process.wait()
+            worker.dismiss()
 
     def dismiss(self) -> None:
         """Let every worker end by itself; each then checks that its base is what it was.
@@ -214,6 +218,7 @@ class Workers:
 
     def _bury(self, worker: _Worker) -> None:
         worker.process.wait()
+        worker.dismiss()
         self._workers.remove(worker)
 
 
