@@ -144,12 +144,17 @@ def load_study(
         ConfigError: no such file, or anything in it that cannot be right.
     """
     path = find_study_file(name)
+    tree = apply_overrides(load_yaml(path), [*given_settings(model, data, protocol), *overrides])
+    return check_study(tree, str(path))
+
+
+def given_settings(model: str | None, data: str | None, protocol: Mapping[str, object] | None) -> list[str]:
+    """What options of the command line gave, as ``KEY=VALUE`` settings."""
     settings = {f"protocol.{key}": value for key, value in (protocol or {}).items()}
     settings |= {f"model.{key}": value for key, value in (model_settings(model) if model else {}).items()}
     settings |= {"data.path": data} if data else {}
     # JSON quotes text, so that a folder called 2024 stays text.
-    given = [f"{key}={json.dumps(value)}" for key, value in settings.items()]
-    return check_study(apply_overrides(load_yaml(path), [*given, *overrides]), str(path))
+    return [f"{key}={json.dumps(value)}" for key, value in settings.items()]
 
 
 def check_study(tree: Tree, origin: str) -> StudyConfig:

@@ -114,15 +114,19 @@ def datasets(*, as_json: bool) -> None:
 def recipes(*, as_json: bool) -> None:
     """The shipped study files, for `remora run recipe:NAME`."""
     from remora.cli.build import RECIPES
-    from remora.config.load import build_study, load_yaml
+    from remora.config.load import build_study
+    from remora.study.recipe_file import studies_of
 
     entries: list[Entry] = []
     for path in sorted(RECIPES.glob("*.yaml")):
-        config = build_study(load_yaml(path), str(path))
+        configs = [build_study(tree, str(path)) for tree in studies_of(path).values()]
         # The first line of a recipe is a comment that says what it is.
         summary = path.read_text("utf-8").splitlines()[0].removeprefix("#").strip()
-        entries.append({"name": path.stem, "summary": summary, "model": config.model.id, "data": config.data.path})
-    show(entries, ("name", "model", "data", "summary"), as_json=as_json)
+        models, data = (
+            list(dict.fromkeys(names)) for names in ([c.model.id for c in configs], [c.data.path for c in configs])
+        )
+        entries.append({"name": path.stem, "summary": summary, "studies": len(configs), "model": models, "data": data})
+    show(entries, ("name", "studies", "model", "data", "summary"), as_json=as_json)
 
 
 def show(entries: Sequence[Entry], columns: Sequence[str], *, as_json: bool) -> None:

@@ -103,7 +103,10 @@ def train(
 @click.command()
 @click.argument("study", metavar="STUDY.YAML|recipe:NAME")
 @click.option("--model", help="Take this base model in place of the study's.")
-@click.option("--data", help="Take these data in place of the study's.")
+@click.option(
+    "--data", help="Take these data in place of the study's; for a recipe, a folder that has its data sets by name."
+)
+@click.option("--small", is_flag=True, help="The recipe's small form, which a small machine runs.")
 @options.protocol_options
 @options.study_outputs
 @options.overrides_argument
@@ -112,6 +115,7 @@ def run(
     study: str,
     model: str | None,
     data: str | None,
+    small: bool,
     seeds: int | None,
     margin: float | None,
     prefer: str | None,
@@ -121,10 +125,30 @@ def run(
     as_json: bool,
     overrides: tuple[str, ...],
 ) -> int:
-    """Run a study file or a shipped recipe."""
-    from remora.cli.build import load_study, protocol_settings
+    """Run a study file or a shipped recipe.
+
+    For a recipe of several studies, KEY=VALUE is a setting of all, studies.NAME.KEY=VALUE of one.
+    """
+    from remora.cli.build import find_study_file, load_study, protocol_settings
+    from remora.cli.recipes import execute_recipe, several_studies
+    from remora.errors import ConfigError
 
     protocol = protocol_settings(seeds=seeds, margin=margin, prefer=prefer, budget=budget)
+    path = find_study_file(study)
+    if several_studies(path):
+        return execute_recipe(
+            path,
+            overrides,
+            small=small,
+            model=model,
+            data=data,
+            protocol=protocol,
+            out=out,
+            dry_run=dry_run,
+            as_json=as_json,
+        )
+    if small:
+        raise ConfigError(f"{study} is one study and has no small form", "leave --small out")
     config = load_study(study, overrides, model=model, data=data, protocol=protocol)
     return execute(config, out, dry_run=dry_run, as_json=as_json)
 
@@ -136,8 +160,11 @@ def run(
 def resume(*, run_dir: Path, as_json: bool) -> int:
     """Go on with a run directory: finished trials are kept, the rest is run."""
     from remora.cli.build import load_study
+    from remora.cli.recipes import resume_recipe
     from remora.errors import ConfigError
 
+    if (run_dir / "recipe.yaml").is_file():
+        return resume_recipe(run_dir, as_json=as_json)
     path = run_dir / "study.yaml"
     if not path.is_file():
         raise ConfigError(f"{run_dir} holds no study.yaml", "give the run directory that a study wrote")

@@ -159,6 +159,12 @@ def _methods(value: Any, problems: list[Problem]) -> object:
     return entries
 
 
+def put_problem(tree: Tree, at: KeyPath, detail: Any) -> str:
+    """One of pydantic's errors about the settings below a path, with its place."""
+    path, message = _problem(detail)
+    return ": ".join(part for part in (tree.place((*at, *path)), ".".join(map(str, (*at, *path))), message) if part)
+
+
 def _problem(detail: Any) -> Problem:
     """One of pydantic's errors in the user's words."""
     path: KeyPath = tuple(detail["loc"])

@@ -59,6 +59,46 @@ def parse_tree(text: str, origin: str) -> Tree:
     return Tree(values=values, places={path: f"{origin}:{line}" for path, line in lines.items()})
 
 
+def subtree(tree: Tree, path: Path) -> Tree:
+    """The settings below a path that holds a mapping; empty where there is nothing."""
+    value: Any = tree.values
+    for part in path:
+        value = value.get(part, {}) if isinstance(value, dict) else {}
+    places = {known[len(path) :]: place for known, place in tree.places.items() if known[: len(path)] == path}
+    return Tree(values=_spelled_out(value) if isinstance(value, dict) else {}, places=places)
+
+
+def _spelled_out(values: Mapping[str, object]) -> dict[str, object]:
+    """Sections written as one word as the mapping they stand for, so that two of them can be put together."""
+    return {name: _section(name, value) for name, value in values.items()}
+
+
+def _section(name: str, value: object) -> object:
+    return {SHORTHAND[name]: value} if name in SHORTHAND and isinstance(value, str) else value
+
+
+def put_over(tree: Tree, over: Tree) -> Tree:
+    """Settings with others on top: mappings are put together, everything else is replaced."""
+    values, places = _copy(tree.values), dict(tree.places)
+    assert isinstance(values, dict)
+    _lay(values, over.values, over.places, places, ())
+    return Tree(values=values, places=places)
+
+
+def _lay(
+    below: dict[str, object], values: Mapping[str, object], new: Mapping[Path, str], places: dict[Path, str], at: Path
+) -> None:
+    for name, value in values.items():
+        path, under = (*at, name), below.get(name)
+        if isinstance(under, dict) and isinstance(value, Mapping):
+            _lay(under, value, new, places, path)
+            continue
+        below[name] = _copy(value)
+        for known in [known for known in places if known[: len(path)] == path]:
+            del places[known]
+        places |= {known: place for known, place in new.items() if known[: len(path)] == path}
+
+
 def apply_overrides(tree: Tree | Mapping[str, object], overrides: Iterable[str]) -> Tree:
     """Set values by dotted names, such as ``data.train_limit=1000``; the value is typed as a YAML scalar or [list].
 

@@ -118,6 +118,11 @@ def _row(entry: MethodEntry, protocol: ProtocolConfig, base: Base) -> StudyRow:
     fixed = entry.settings.get("lr", protocol.lr)
     if fixed is not None and (isinstance(fixed, bool) or not isinstance(fixed, int | float) or fixed <= 0):
         raise ConfigError(f"method {entry.row_label!r}: lr is {fixed!r}", "give a number above 0, such as lr=5e-4")
+    if fixed is None and protocol.mode == "published":
+        raise ConfigError(
+            f"method {entry.row_label!r} has no learning rate, and protocol.mode=published tunes none",
+            "set protocol.lr or the row's lr, or protocol.mode=fair",
+        )
     lrs = (float(fixed),) if fixed is not None else method.lr_range.grid(max(1, protocol.tuning_trials))
     return StudyRow(
         id=entry.id,

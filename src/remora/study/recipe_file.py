@@ -1,0 +1,176 @@
+"""Recipes of several studies: what a publication compared, as study files that share settings, and what it found.
+
+A recipe file holds `recipe` (what it is about, and what was published), `shared` settings of all its studies, the
+`studies` by name, and `small`, which has `shared` and `studies` of its own that make it fit on a small machine. A
+study's settings are `shared`, then its own, then the small ones in the same order, then the command line's.
+"""
+
+import itertools
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from pydantic import ValidationError
+
+from remora.config.load import load_yaml, put_problem
+from remora.config.schema import ROW_SETTINGS
+from remora.config.tree import Tree, apply_overrides, put_over, subtree
+from remora.errors import ConfigError
+from remora.results.recipe_schema import RecipeInfo
+
+SECTIONS = ("recipe", "shared", "studies", "small")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """A recipe's studies as settings that are not yet checked.
+
+    Args:
+        name: of the recipe.
+        info: what it is about.
+        small: whether this is its small form.
+        studies: settings by name of the study.
+    """
+
+    name: str
+    info: RecipeInfo
+    small: bool
+    studies: Mapping[str, Tree]
+
+
+def is_recipe(tree: Tree) -> bool:
+    """Whether settings are those of several studies."""
+    return "studies" in tree.values
+
+
+def studies_of(path: Path) -> Mapping[str, Tree]:
+    """The settings of the studies of a file that is a recipe, or of the one study that it is."""
+    tree = load_yaml(path)
+    return load_recipe(path).studies if is_recipe(tree) else {path.stem: tree}
+
+
+def load_recipe(path: Path, *, small: bool = False, overrides: Iterable[str] = (), data: str | None = None) -> Recipe:
+    """Read a recipe of several studies.
+
+    Args:
+        path: its file.
+        small: whether to take its small form.
+        overrides: ``KEY=VALUE`` for all studies, ``studies.NAME.KEY=VALUE`` for one. With ``protocol.mode=fair`` the
+            recipe's learning rates are left out, so that every row is tuned.
+        data: in place of the studies' data: a folder with a folder for each data set that they name, or what all of
+            them shall run on where they name one.
+
+    Raises:
+        ConfigError: the file is no recipe, has no small form, an override is for no study of it, or data are missing.
+    """
+    tree = load_yaml(path)
+    strangers = [name for name in tree.values if name not in SECTIONS]
+    if strangers:
+        place = tree.place((strangers[0],)) or str(path)
+        raise ConfigError(f"{place}: a recipe has no section {strangers[0]!r}", f"it has {', '.join(SECTIONS)}")
+    try:
+        info = RecipeInfo.model_validate(subtree(tree, ("recipe",)).values)
+    except ValidationError as error:
+        raise ConfigError("\n".join(put_problem(tree, ("recipe",), detail) for detail in error.errors())) from error
+    names = tuple(subtree(tree, ("studies",)).values)
+    if small and "small" not in tree.values:
+        raise ConfigError(f"{path.name} has no small form", "leave --small out")
+    common, own = _by_study(overrides, names)
+    studies: dict[str, Tree] = {}
+    for name in names:
+        study = put_over(subtree(tree, ("shared",)), subtree(tree, ("studies", name)))
+        if small:
+            study = put_over(study, subtree(tree, ("small", "shared")))
+            study = put_over(study, subtree(tree, ("small", "studies", name)))
+        study = put_over(Tree(values={"name": f"{path.stem}-{name}", "kind": "compare"}), _with_grids(study))
+        studies[name] = _with_overrides(study, [*common, *own[name]])
+    if data is not None:
+        studies = {name: _with_data(study, data, studies.values()) for name, study in studies.items()}
+    return Recipe(name=path.stem, info=info, small=small, studies=studies)
+
+
+def _by_study(overrides: Iterable[str], names: tuple[str, ...]) -> tuple[list[str], dict[str, list[str]]]:
+    common: list[str] = []
+    own: dict[str, list[str]] = {name: [] for name in names}
+    for override in overrides:
+        if not override.startswith("studies."):
+            common.append(override)
+            continue
+        name, _, setting = override.removeprefix("studies.").partition(".")
+        if name not in own or not setting:
+            raise ConfigError(
+                f"{override!r}: the recipe has no study {name!r}",
+                f"write studies.NAME.KEY=VALUE for {', '.join(names)}",
+            )
+        own[name].append(setting)
+    return common, own
+
+
+def _with_grids(study: Tree) -> Tree:
+    """Every method that has a `grid` as one row for each combination of the grid's values."""
+    methods = study.values.get("methods")
+    if not isinstance(methods, list):
+        return study
+    rows: list[object] = []
+    for index, entry in enumerate(cast("list[Any]", methods)):
+        if not isinstance(entry, dict) or "grid" not in entry:
+            rows.append(entry)
+            continue
+        whole = cast("dict[str, Any]", entry)
+        grid: object = whole["grid"]
+        if not isinstance(grid, dict) or not all(isinstance(values, list) for values in cast("Any", grid).values()):
+            place = study.place(("methods", index, "grid"))
+            raise ConfigError(f"{place}: grid must give a list of values for each setting, such as rank: [4, 8]")
+        values = cast("dict[str, list[object]]", grid)
+        rest = {key: value for key, value in whole.items() if key != "grid"}
+        for chosen in itertools.product(*values.values()):
+            settings = {**rest.get("settings", {}), **dict(zip(values, chosen, strict=True))}
+            rows.append({**rest, "settings": settings})
+    return Tree(values={**study.values, "methods": rows}, places=study.places)
+
+
+def _with_overrides(study: Tree, overrides: list[str]) -> Tree:
+    before, after = _mode(study), apply_overrides(study, overrides)
+    if before == "published" and _mode(after) == "fair":
+        after = apply_overrides(_without_rates(study), overrides)
+    return after
+
+
+def _mode(study: Tree) -> object:
+    protocol = study.values.get("protocol")
+    return protocol.get("mode", "fair") if isinstance(protocol, dict) else "fair"
+
+
+def _without_rates(study: Tree) -> Tree:
+    values = dict(study.values)
+    protocol = cast("dict[str, object]", values["protocol"])
+    values["protocol"] = {key: value for key, value in protocol.items() if key != "lr"}
+    rows: list[object] = []
+    for entry in cast("list[Any]", values.get("methods", [])):
+        if isinstance(entry, dict) and isinstance(entry.get("settings"), dict):
+            kept = {key: value for key, value in entry["settings"].items() if key != ROW_SETTINGS[0]}
+            entry = {**entry, "settings": kept}
+        rows.append(entry)
+    values["methods"] = rows
+    return Tree(values=values, places=study.places)
+
+
+def _with_data(study: Tree, data: str, studies: Iterable[Tree]) -> Tree:
+    named = {_data_path(each) for each in studies}
+    own = _data_path(study)
+    inside = Path(data) / str(own)
+    if inside.is_dir():
+        data = str(inside)
+    elif len(named) > 1:
+        raise ConfigError(
+            f"{data} has no folder {own}, and the recipe's studies run on {', '.join(sorted(map(str, named)))}",
+            f"give a folder that has these, or data for each study: studies.NAME.data.path={data}",
+        )
+    return apply_overrides(study, [f"data.path={json.dumps(data)}"])
+
+
+def _data_path(study: Tree) -> object:
+    section = study.values.get("data")
+    return section.get("path") if isinstance(section, dict) else section
