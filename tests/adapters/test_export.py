@@ -17,12 +17,12 @@ from remora.adapters.export import export_adapter
 from remora.adapters.format import AdapterInfo, save_adapter
 from remora.engine.trial import TrialOutcome
 from remora.errors import AdapterError, ConfigError, ResourceError
-from remora.methods.registry import list_methods
-from remora.models.base import Base
+from remora.methods.registry import get_method, list_methods
+from remora.models.base import Base, Quantization
 from remora.predict import Predictor, load_adapter
 from tests.adapters.test_format import INFO
 from tests.peft_made import EXAMPLES, NUM_LABELS, logits, made
-from tests.tiny import tiny_base, tiny_hf
+from tests.tiny import tiny_base, tiny_hf, tiny_quantised
 from tests.trials import run, spec, toy_data
 
 pytestmark = [
@@ -46,6 +46,8 @@ LOW_RANK: dict[str, dict[str, Any]] = {
     "loha": {"rank": 3},
 }
 NATIVE = {"lora", "rslora", "lora-plus", "lora-fa", "lora-drop"}
+NO_BIAS = {("bitfit", "llama"), ("combine", "llama")}
+"""They train biases that layers of the base do not have."""
 NAMES = ("no", "yes", "may be")
 
 
@@ -54,16 +56,16 @@ def info(label: str) -> AdapterInfo:
 
 
 @cache
-def trained(arch: str) -> tuple[Base, dict[str, TrialOutcome]]:
-    base = tiny_base(arch)
-    names = [cls.name for cls in list_methods()]
+def trained(arch: str, quantization: Quantization) -> tuple[Base, dict[str, TrialOutcome]]:
+    base = tiny_base(arch) if quantization == "none" else tiny_quantised(arch)
+    names = [cls.name for cls in list_methods() if cls.base_quantization == base.quantization]
     specs = [spec(name, LOW_RANK.get(name, {}), id=name, lr=0.05, epochs=4) for name in names]
     return base, run(base, toy_data(EXAMPLES, num_outputs=NUM_LABELS), specs)
 
 
 def saved(arch: str, method: str, folder: Path) -> tuple[Base, np.ndarray, Predictor]:
     """The base, the trial's own logits, and its adapter read from the folder it was written to."""
-    base, outcomes = trained(arch)
+    base, outcomes = trained(arch, get_method(method).base_quantization)
     save_adapter(folder, base, outcomes[method], info(method))
     return base, outcomes[method].logits["validation"], load_adapter(folder, base)
 
@@ -221,7 +223,7 @@ def test_merged_folders_answer_as_the_adapter(arch: str, method: str, tmp_path: 
 
     base, expected, predictor = saved(arch, method, tmp_path / "a")
     out = tmp_path / "out"
-    mergeable = predictor.loaded.adapter.method.mergeable and (method, arch) != ("bitfit", "llama")
+    mergeable = predictor.loaded.adapter.method.mergeable and (method, arch) not in NO_BIAS
     if not mergeable and method not in ("head", "full"):
         with pytest.raises(AdapterError, match="cannot be merged"):
             export_adapter(out, base, predictor.loaded, "merged")

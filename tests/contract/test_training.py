@@ -69,7 +69,8 @@ def test_bfloat16_stays_near_float64(arch: str, case: Case) -> None:
         run(case.base(arch, dtype), toy_data(EXAMPLES), [trial])[trial.id] for dtype in (torch.float64, torch.bfloat16)
     )
     assert rounded.status == "done"
-    bound = 0.15 if case.name == "weight-mask" else 0.05  # a score near the threshold turns a whole weight on or off
+    # A score near the threshold turns a whole weight on or off, one at the edge of the budget a whole part of a layer.
+    bound = 0.15 if case.name in ("weight-mask", "autopeft") else 0.05
     for split, logits in exact.logits.items():
         assert np.abs(logits - rounded.logits[split]).max() < bound
 
