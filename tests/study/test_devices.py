@@ -1,6 +1,7 @@
 """Which device a study runs on and what follows from it; the presence of GPUs is made up."""
 
 import subprocess
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +95,7 @@ class Silent:
 
     def __init__(self, command: list[str], **_: Any) -> None:
         self.command = command
-        self.stdin, self.stdout, self.stderr = None, [], []
+        self.stdin, self.stdout, self.stderr = StringIO(), StringIO(), StringIO()
 
     def wait(self) -> int:
         return 0

@@ -32,7 +32,10 @@ def maker(**protocol: Any) -> TrialMaker:
     config = build_study({"model": "minilm", "data": "helpdesk", "protocol": {"seeds": 2, **protocol}})
     base = SimpleNamespace(sha256="0" * 64, dtype=torch.float32)
     dataset = SimpleNamespace(hash="1" * 20, metrics=("accuracy", "macro_f1"))
-    return TrialMaker(SimpleNamespace(config=config, max_length=64, base=base, dataset=dataset))  # type: ignore[arg-type]
+    context = SimpleNamespace(
+        config=config, max_length=64, base=base, dataset=dataset, quantization_for=lambda method: "none"
+    )
+    return TrialMaker(context)  # type: ignore[arg-type]
 
 
 def row(*lrs: float, method: str = "head", label: str = "head only") -> StudyRow:
@@ -202,6 +205,9 @@ class DyingWorker:
         for trial in pack.trials:
             self.events.put((self, {"event": "finished", "trial": trial.spec.id}))
         self.events.put((self, {"event": "pack"}))
+
+    def dismiss(self) -> None:
+        pass
 
 
 def test_rivals_orphaned_by_a_worker_are_trained_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -74,8 +74,8 @@ def wait_for_checkpoint(run_dir: Path, process: subprocess.Popen[bytes]) -> bool
 
 
 def newest(run_dir: Path) -> float:
-    """When the last checkpoint was written."""
-    return max((path.stat().st_mtime for path in run_dir.glob("checkpoints/*/0*/manifest.json")), default=0.0)
+    """When the last checkpoint got its name, which it does when all of it is on disk."""
+    return max((path.parent.stat().st_ctime for path in run_dir.glob("checkpoints/*/0*/manifest.json")), default=0.0)
 
 
 def test_killed_interrupted_and_taken_up_again(study: list[str], whole: Path, tmp_path: Path) -> None:
