@@ -165,7 +165,14 @@ def test_the_fingerprint_follows_the_settings_only() -> None:
     assert plain == fingerprint(build_study({"data": {"path": "helpdesk"}, "model": {"id": "minilm"}}))
     assert plain == fingerprint(build_study({**MINIMAL, "protocol": {"seeds": 5, "clip": 1}}))
     assert plain == fingerprint(build_study({**MINIMAL, "protocol": {"stop": "none"}}))
-    for text in ("protocol.seeds=4", "protocol.stop=halving", "protocol.lr=1e-4", "data.split_seed=1", "name=x"):
+    for text in (
+        "protocol.seeds=4",
+        "protocol.stop=halving",
+        "protocol.lr=1e-4",
+        "data.split_seed=1",
+        "data.local=x",
+        "name=x",
+    ):
         changed = build_study(apply_overrides(MINIMAL, [text]))
         assert fingerprint(changed) != plain
     assert len(plain) == 64

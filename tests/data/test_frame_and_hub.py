@@ -1,7 +1,7 @@
 """Data frames and Hub data sets, with stand-ins for packages that need not be installed."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 from remora.config.schema import DataConfig
+from remora.data import hub
+from remora.data.cards import load_card
 from remora.data.cells import cell_of
 from remora.data.dataset import load_dataset
 from remora.data.frame import dataset_from_frame
@@ -102,15 +104,20 @@ def test_cells_that_are_no_text() -> None:
 class HubSplit:
     """The parts of `datasets.Dataset` that are used."""
 
-    def __init__(self, names: list[str] | None, rows: list[tuple[object, object]]) -> None:
-        self.features = {"sentence": SimpleNamespace(), "label": SimpleNamespace(names=names)}
+    def __init__(
+        self,
+        names: list[str] | None,
+        rows: Sequence[tuple[object, ...]],
+        columns: tuple[str, ...] = ("sentence", "label"),
+    ) -> None:
+        self.features = dict.fromkeys(columns, SimpleNamespace()) | {columns[-1]: SimpleNamespace(names=names)}
         self._rows = rows
 
     def __len__(self) -> int:
         return len(self._rows)
 
     def __getitem__(self, name: str) -> list[object]:
-        return [row[["sentence", "label"].index(name)] for row in self._rows]
+        return [row[list(self.features).index(name)] for row in self._rows]
 
 
 def install_hub(monkeypatch: pytest.MonkeyPatch, answer: Any) -> list[tuple[object, ...]]:
@@ -157,6 +164,36 @@ class TestHub:
         assert data.test.source == "nyu-mll/glue:validation"
         assert [len(split) for split in data.splits.values()] == [80, 20, 30]
 
+    def test_a_card_names_labels_and_revision(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        card = load_card("financial_tweets")
+        assert card is not None
+        assert card.hub is not None
+        fixed = card.model_copy(update={"hub": card.hub.model_copy(update={"revision": "abc123"})})
+        monkeypatch.setattr(hub, "load_card", lambda _name: fixed)
+        rows: list[tuple[object, ...]] = [(f"t{i}", i % 3) for i in range(99)]
+        answer = {name: HubSplit(None, rows, ("text", "label")) for name in ("train", "validation")}
+        calls = install_hub(monkeypatch, answer)
+        data = load_dataset(DataConfig(path="financial_tweets"))
+        assert calls == [("zeroshot/twitter-financial-news-sentiment", None, "abc123")]
+        assert (data.card, data.label_names) == ("financial_tweets", ("bearish", "bullish", "neutral"))
+        assert data.test.labels[:3] == ("bearish", "bullish", "neutral")
+
+    def test_a_card_names_columns(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        columns = ("question", "passage", "answer")
+        rows: list[tuple[object, ...]] = [(f"q{i}", f"p{i}", i % 3 > 0) for i in range(99)]
+        install_hub(monkeypatch, {name: HubSplit(None, rows, columns) for name in ("train", "validation")})
+        data = load_dataset(DataConfig(path="boolq"))
+        assert (data.card, data.label_column, data.positive) == ("boolq", "label", "true")
+        assert data.test.texts[:2] == (("q0", "p0"), ("q1", "p1"))
+        assert data.test.labels[:2] == ("false", "true")
+
+    def test_a_task_that_is_not_available_is_told_before_fetching(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        calls = install_hub(monkeypatch, {})
+        for name in ("xsum", "conll2012"):
+            with pytest.raises(DataError, match=f"'{name}' is for (?s:.*) is not available"):
+                load_dataset(DataConfig(path=name))
+        assert calls == []
+
     def test_an_id_with_revision_and_configuration(self, monkeypatch: pytest.MonkeyPatch) -> None:
         calls = install_hub(monkeypatch, {"train": HubSplit(None, hub_rows(100, "t"))})
         data = load_dataset(DataConfig(path="someone/some.thing@v1.0:small"))
@@ -181,4 +218,4 @@ class TestHub:
     def test_a_card_without_a_copy_on_the_hub(self, monkeypatch: pytest.MonkeyPatch) -> None:
         install_hub(monkeypatch, {})
         with pytest.raises(DataError, match="neither rows shipped with Remora nor a copy on the Hub"):
-            load_dataset(DataConfig(path="financial_tweets"))
+            load_dataset(DataConfig(path="boolq_en"))

@@ -125,6 +125,8 @@ def fingerprint(study: StudyConfig) -> str:
         del settings["protocol"]["stop"]
     if study.model.quantization == "none":
         del settings["model"]["quantization"]
+    if study.data.local is None:
+        del settings["data"]["local"]
     canonical = json.dumps(settings, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()
 

@@ -43,6 +43,8 @@ class DataConfig(Settings):
 
     path: Annotated[str, Field(min_length=1)]
     """A file, a folder, the name of a data set card, or a Hugging Face Hub id ``owner/name``."""
+    local: str | None = None
+    """The user's own copy of the data set whose card ``path`` names: a file or a folder."""
     text: Names | None = None
     """The text column, or the two of a pair; None means the usual names."""
     label: str | None = None

@@ -4,7 +4,7 @@ import functools
 from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal, get_args
 
 from pydantic import BeforeValidator, Field, ValidationError
 
@@ -12,28 +12,41 @@ from remora.config.schema import Names, Settings, TaskKind
 from remora.config.tree import parse_tree
 from remora.errors import DataError
 
+CardTask = Literal[
+    "classification", "regression", "multiple-choice", "coreference", "pronoun-resolution", "summarization"
+]
+"""What a data set is for, which may be more than studies can run: see `require_available`."""
+
 
 class HubSource(Settings):
     """Where the Hugging Face Hub has the data set."""
 
     id: str
     config: str | None = None
+    revision: str | None = None
+    """A commit or tag; None takes the newest."""
     splits: Mapping[str, str] = Field(default_factory=dict[str, str])
     """Our split names to the Hub's; GLUE's test has no labels, so its validation split is our test."""
+    columns: Mapping[str, str] = Field(default_factory=dict[str, str])
+    """Our column names to the Hub's, where they differ."""
+    labels: Mapping[str, str] = Field(default_factory=dict[str, str])
+    """The Hub's labels to ours, where they differ."""
 
 
 class Card(Settings):
     """What is known about a data set.
 
-    ``labels`` empty means not fixed. ``positive`` is the class that F1 is about.
+    ``labels`` empty means not fixed. ``positive`` is the class that F1 is about. ``roles`` are further columns that the
+    task needs, by what they hold.
     """
 
     name: str
     version: int
     title: str
-    task: TaskKind
+    task: CardTask
     text: Names
     label: str
+    roles: Mapping[str, str] = Field(default_factory=dict[str, str])
     labels: Annotated[tuple[str, ...], BeforeValidator(lambda v: tuple(v) if isinstance(v, list) else v)] = ()
     metric: str
     metrics: Annotated[tuple[str, ...], BeforeValidator(lambda v: tuple(v) if isinstance(v, list) else v)] = ()
@@ -76,6 +89,23 @@ def load_card(name: str) -> Card | None:
     except ValidationError as error:
         first = error.errors()[0]
         raise DataError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+
+
+def require_available(card: Card) -> None:
+    """Refuse a card whose kind of task no study can run.
+
+    Args:
+        card: the card that is to be used.
+
+    Raises:
+        DataError: its kind of task is not available.
+    """
+    available = [kind for kind in get_args(TaskKind) if kind != "auto"]
+    if card.task not in available:
+        raise DataError(
+            f"the data set {card.name!r} is for {card.task}, and this kind of task is not available",
+            f"studies run {' and '.join(available)}; `remora list datasets` shows what each data set is for",
+        )
 
 
 def embedded_folder(name: str) -> Path | None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from remora.config.schema import DataConfig
-from remora.data.cards import Card, load_card
+from remora.data.cards import Card, load_card, require_available
 from remora.data.check import Checked, Note, check_split, count_notes, repeat_notes, settle_bad_rows
 from remora.data.columns import Columns, find_columns
 from remora.data.hub import read_hub
@@ -143,6 +143,8 @@ def assemble(name: str, tables: Mapping[str, Sequence[Table]], config: DataConfi
             Note(kind="card", message=f"the card {card.name!r} does not fit the columns and is not used", count=1)
         )
         card = None
+    if card and config.task == "auto":
+        require_available(card)
     columns = (
         find_columns(names, config.text or card.text, config.label or card.label)
         if card

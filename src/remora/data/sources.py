@@ -52,9 +52,12 @@ def find_files(config: DataConfig) -> Files | None:
         The files, or None when the path names a card without rows or a Hub id (see `remora.data.hub`).
 
     Raises:
-        DataError: nothing is there, a folder has no data files, or two files claim one split.
+        DataError: nothing is there, a folder has no data files, two files claim one split, or ``data.local`` is set for
+            something without a card.
     """
     explicit = {split: value for split in SPLITS if (value := getattr(config, split)) is not None}
+    if config.local is not None:
+        return _files_of_card(config.path, config.local, explicit)
     try:
         path = Path(config.path).expanduser()
         if not path.exists() and "/" not in config.path:
@@ -69,6 +72,24 @@ def find_files(config: DataConfig) -> Files | None:
     if config.path in card_names() or on_hub:
         return None
     raise DataError(f"data.path: {shown(config.path)}: no such file, folder, data set card or Hub id", _nearby(path))
+
+
+def _files_of_card(name: str, local: str, explicit: dict[str, str]) -> Files:
+    """The user's own copy of a data set that has a card."""
+    if name not in card_names():
+        near = get_close_matches(name, card_names(), n=1)
+        raise DataError(
+            f"data.local: data.path={name} is no data set card that {local} could be a copy of",
+            f"did you mean data.path={near[0]}?" if near else f"give the folder itself: data.path={local}",
+        )
+    try:
+        path = Path(local).expanduser()
+        found = _local_files(path, explicit)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise DataError(f"data.local: {shown(local)}: {error}") from error
+    if found is None:
+        raise DataError(f"data.local: {shown(local)}: no such file or folder", _nearby(path))
+    return Files(name=name, splits=found, card=name)
 
 
 def _local_files(path: Path, explicit: dict[str, str]) -> dict[str, tuple[Path, ...]] | None:
