@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -113,6 +114,7 @@ def test_cards_name_real_classes(name: str) -> None:
     assert card.name == name
     assert card.positive is None or card.positive in card.labels
     assert (card.metric == "f1") <= (card.positive is not None)
+    assert card.hub is None or re.fullmatch("[0-9a-f]{40}|None", str(card.hub.revision))
     assert card.licence
     assert card.citation
 
