@@ -45,6 +45,17 @@ def test_rows_shipped_with_remora_give_way(tmp_path: Path) -> None:
     assert (data.card, sum(map(len, data.splits.values()))) == ("helpdesk", 120)
 
 
+def test_other_columns_are_refused_unless_named(tmp_path: Path) -> None:
+    rows = [json.dumps({"review": f"t{i}", "stars": ("low", "high")[i % 2]}) for i in range(60)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(rows))
+    config = {"path": "imdb", "local": str(tmp_path / "rows.jsonl")}
+    with pytest.raises(DataError, match=r"does not have the columns text, label of the data set 'imdb'"):
+        load_dataset(DataConfig.model_validate(config))
+    data = load_dataset(DataConfig.model_validate({**config, "text": "review", "label": "stars"}))
+    assert (data.name, data.card, data.label_names) == ("imdb", None, ("high", "low"))
+    assert "card" in {note.kind for note in data.notes}
+
+
 @pytest.mark.parametrize(
     ("path", "message"),
     [

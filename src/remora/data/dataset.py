@@ -139,6 +139,12 @@ def assemble(name: str, tables: Mapping[str, Sequence[Table]], config: DataConfi
     names = {split: _shared_columns(split, group) for split, group in tables.items()}
     notes: list[Note] = []
     if card and not _columns_fit(card, names, config):
+        if config.local is not None and config.text is None and config.label is None:
+            raise DataError(
+                f"data.local: {config.local} does not have the columns {', '.join((*card.text, card.label))} "
+                f"of the data set {card.name!r}",
+                "name its own with data.text=COLUMN and data.label=COLUMN; the card goes unused then",
+            )
         notes.append(
             Note(kind="card", message=f"the card {card.name!r} does not fit the columns and is not used", count=1)
         )
