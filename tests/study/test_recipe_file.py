@@ -86,7 +86,8 @@ def test_data_are_found_by_name_in_a_folder(file: Path, tmp_path: Path) -> None:
     for name in ("films", "news"):
         (tmp_path / "sets" / name).mkdir(parents=True)
     recipe = load_recipe(file, data=str(tmp_path / "sets"))
-    assert check_study(recipe.studies["two"], "").data.path == str(tmp_path / "sets" / "news")
+    assert check_study(recipe.studies["two"], "").data.path == "news"
+    assert check_study(recipe.studies["two"], "").data.local == str(tmp_path / "sets" / "news")
     assert check_study(recipe.studies["two"], "").data.train_limit == 100
 
 

@@ -373,7 +373,7 @@ def _with_absolute_paths(config: StudyConfig) -> StudyConfig:
         return str(Path(value).resolve()) if value is not None and Path(value).exists() else value
 
     data = config.data.model_copy(
-        update={name: absolute(getattr(config.data, name)) for name in ("path", "train", "validation", "test")}
+        update={name: absolute(getattr(config.data, name)) for name in ("path", "local", "train", "validation", "test")}
     )
     return config.model_copy(
         update={"data": data, "model": config.model.model_copy(update={"id": absolute(config.model.id)})}

@@ -21,6 +21,8 @@ from remora.study.progress import Progress
 from remora.study.recipe_file import Recipe
 
 SETTINGS_FILE = "recipe.yaml"
+_NOT_TOLD = ("engine.", "name", "data.local")
+"""Settings that say where and how a study runs, not what it is."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +106,7 @@ def settings_text(recipe: Recipe, configs: Mapping[str, StudyConfig]) -> str:
 def differences(full: StudyConfig, config: StudyConfig) -> tuple[str, ...]:
     """Settings in which a study differs from the recipe's full form, such as ``protocol.epochs: 40, here 4``."""
     before, after = (_flat(each.model_dump(mode="json")) for each in (full, config))
-    found = [name for name in after if before.get(name) != after[name] and not name.startswith(("engine.", "name"))]
+    found = [name for name in after if before.get(name) != after[name] and not name.startswith(_NOT_TOLD)]
     lines = [f"{name}: {_said(before.get(name))}, here {_said(after[name])}" for name in found if name != "methods"]
     if "methods" in found:
         rows = [{entry.row_label for entry in each.methods} for each in (full, config)]

@@ -158,14 +158,14 @@ def _without_rates(study: Tree) -> Tree:
 
 
 def _with_data(study: Tree, data: str, studies: Iterable[Tree]) -> Tree:
+    """The study on a copy of its own data set where the folder has one, else on data that replace the only ones."""
     named = {_data_path(each) for each in studies}
-    own = _data_path(study)
-    inside = Path(data) / str(own)
+    inside = Path(data) / str(_data_path(study))
     if inside.is_dir():
-        data = str(inside)
-    elif len(named) > 1:
+        return apply_overrides(study, [f"data.local={json.dumps(str(inside))}"])
+    if len(named) > 1:
         raise ConfigError(
-            f"{data} has no folder {own}, and the recipe's studies run on {', '.join(sorted(map(str, named)))}",
+            f"{data} has no folder {inside.name}, and the recipe's studies run on {', '.join(sorted(map(str, named)))}",
             f"give a folder that has these, or data for each study: studies.NAME.data.path={data}",
         )
     return apply_overrides(study, [f"data.path={json.dumps(data)}"])
