@@ -70,16 +70,45 @@ def test_folders_are_at_most_two_deep() -> None:
     assert [relative(path) for path in SOURCES if len(path.relative_to(PACKAGE).parts) > 2] == []
 
 
+# Modules that unpickle what they read (or what another process sends), and calls that do or that run code.
+PICKLING = re.compile(
+    r"(_?pickle|cPickle|cloudpickle|dill|joblib|shelve|marshal|jsonpickle|copyreg|pickletools|hickle|klepto"
+    r"|multiprocessing|concurrent\.futures\.process|torch\.multiprocessing|torch\.hub|torch\.package|torch\.serialization)\b"
+)
+UNSAFE = re.compile(
+    r"torch\.(load|save|hub|package|jit\.load|export\.load|serialization)\b|pandas\.read_pickle\b|.*\.(read|to)_pickle$"
+    r"|yaml\.(load|load_all|unsafe_load|full_load|unsafe_load_all|full_load_all)$"
+    r"|(eval|exec|compile|__import__|hasattr|os\.system|os\.popen|shutil\.unpack_archive)$|.*\.extractall$"
+)
+
+
+def full_names(tree: ast.AST) -> dict[str, str]:
+    """What names that imports bring stand for: ``np`` -> ``numpy``, ``load`` -> ``torch.load``."""
+    found: dict[str, str] = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.asname: alias.name for alias in node.names if alias.asname}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {alias.asname or alias.name: f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
 def unsafe_calls(tree: ast.AST) -> Iterator[str]:
     """Ways to run code that came with data, or a shell."""
     for name in imports(tree):
-        if re.match(r"(pickle|cPickle|cloudpickle|dill|joblib|shelve|marshal)\b", name):
+        if PICKLING.match(name):
             yield f"imports {name}"
+    known = full_names(tree)
     for node in ast.walk(tree):
         if isinstance(node, ast.Call):
-            called = ast.unparse(node.func)
-            if called in {"torch.load", "torch.save", "eval", "exec", "os.system", "os.popen", "hasattr"}:
+            first, dot, rest = ast.unparse(node.func).partition(".")
+            called = known.get(first, first) + dot + rest
+            if UNSAFE.match(called):
                 yield f"calls {called} on line {node.lineno}"
+            if called in {"numpy.load", "numpy.savez", "numpy.save"}:
+                named = [keyword for keyword in node.keywords if keyword.arg == "allow_pickle"]
+                if not named:
+                    yield f"calls {called} without allow_pickle=False on line {node.lineno}"
             for keyword in node.keywords:
                 off = isinstance(keyword.value, ast.Constant) and keyword.value.value is False
                 if keyword.arg == "trust_remote_code" or (keyword.arg in {"allow_pickle", "shell"} and not off):
@@ -100,6 +129,16 @@ def test_no_unsafe_calls() -> None:
         "run('x', shell=True)",
         "f(trust_remote_code=False)",
         "np.load('x', allow_pickle=True)",
+        "import numpy as np\nnp.load('x')",
+        "from torch import load as read\nread('x')",
+        "import torch as t\nt.jit.load('x')",
+        "import pandas as pd\npd.read_pickle('x')",
+        "frame.to_pickle('x')",
+        "from multiprocessing import Pool",
+        "import torch.multiprocessing",
+        "from yaml import full_load\nfull_load('x')",
+        "archive.extractall('x')",
+        "exec('x')",
     ],
 )
 def test_unsafe_calls_are_seen(code: str) -> None:

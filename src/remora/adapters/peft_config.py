@@ -84,7 +84,7 @@ def read_peft_config(folder: Path) -> PeftFile:
     path = folder / PEFT_CONFIG
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise AdapterError(f"{path} cannot be read: {error}", "the folder is incomplete or damaged") from error
     if not isinstance(content, dict) or not isinstance(content.get("peft_type"), str):
         raise AdapterError(f"{path} names no peft_type", "is this an adapter written by peft?")

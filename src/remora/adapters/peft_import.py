@@ -22,11 +22,10 @@ from remora.errors import AdapterError, ConfigError
 from remora.methods.base import AdapterTensors, Method, SiteWeights, init_adapter, weights_at
 from remora.methods.registry import get_method, list_methods
 from remora.models.base import Base
-from remora.models.files import file_sha256
+from remora.models.files import PICKLES, file_sha256
 from remora.models.heads import HeadTemplate, head_steps
 from remora.models.sites import Site
 
-PICKLE = "adapter_model.bin"
 _SIZES = ("token_dim", "num_layers", "num_attention_heads", "num_transformer_submodules")
 _MERGE = "merge it with peft (merge_and_unload, then save_pretrained) and use the result as a model of its own"
 
@@ -59,9 +58,10 @@ def import_adapter(folder: Path, base: Base, label_names: Sequence[str] = ()) ->
     """
     file = read_peft_config(folder)
     path = folder / PEFT_TENSORS
-    if not path.is_file() and (folder / PICKLE).is_file():
+    pickles = sorted(other.name for other in folder.iterdir() if other.suffix in PICKLES)
+    if not path.is_file() and pickles:
         raise AdapterError(
-            f"{folder / PICKLE} is not read: files of this type can run code when opened",
+            f"{folder / pickles[0]} is not read: files of this type can run code when opened",
             "where you trust it, load it with peft and call save_pretrained, which writes safetensors",
         )
     tensors = {

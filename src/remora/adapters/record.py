@@ -122,7 +122,7 @@ def read_record(folder: Path) -> AdapterRecord:
     path = folder / RECORD_FILE
     try:
         text = path.read_text(encoding="utf-8")
-    except OSError as error:
+    except (OSError, UnicodeDecodeError) as error:
         raise AdapterError(f"{folder} is not an adapter: {RECORD_FILE} cannot be read", str(error)) from error
     try:
         return AdapterRecord.model_validate_json(text)

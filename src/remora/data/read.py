@@ -13,6 +13,8 @@ from remora.errors import DataError
 SUFFIXES = (".csv", ".tsv", ".tab", ".json", ".jsonl", ".ndjson", ".parquet", ".pq")
 """What a data file's name may end with; the text formats also with ``.gz`` behind."""
 
+_PICKLES = (".pkl", ".pickle", ".joblib", ".pt", ".pth", ".bin", ".ckpt", ".npy", ".npz")
+
 
 def data_suffix(path: Path) -> str | None:
     """The format's suffix of a data file's name, without ``.gz``; None when it is no data file."""
@@ -35,9 +37,12 @@ def read_table(path: Path | str) -> Table:
     path = Path(path)
     suffix = data_suffix(path)
     if suffix is None:
-        raise DataError(
-            f"{path}: not a data file Remora reads", f"use one of {', '.join(SUFFIXES)} (text formats also .gz)"
-        )
+        hint = f"use one of {', '.join(SUFFIXES)} (text formats also .gz)"
+        if path.suffix.lower() in _PICKLES:
+            hint = (
+                f"such files can run code when opened; convert it yourself where you trust it, to Parquet say; {hint}"
+            )
+        raise DataError(f"{path}: not a data file Remora reads", hint)
     if suffix in (".parquet", ".pq"):
         from remora.data.parquet import read_parquet  # pyarrow takes a moment to import; only Parquet needs it
 

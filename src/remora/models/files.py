@@ -15,8 +15,12 @@ from remora.errors import ModelError
 from remora.models.suggest import did_you_mean
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
+_SHARD = re.compile(r"[\w.-]+\.safetensors", re.ASCII)
+_TOKENIZER = re.compile(r"tokenizer[\w.-]*\.json", re.ASCII)
 _PLAIN_WORD = re.compile(r"\w+")
-_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".msgpack", ".h5")
+PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".msgpack", ".h5")
+"""What files end with whose readers may run code; they are never opened."""
+
 # What is fetched from the Hub: nothing that could carry code.
 _HUB_PATTERNS = (
     "config.json",
@@ -189,7 +193,7 @@ def _checked_file(path: Path, *, name: str, source: str) -> ModelFiles:
             if stream.read(4) != b"GGUF":
                 raise ModelError(f"{path} is not a GGUF file", "its first four bytes should be GGUF")
         return ModelFiles(name=name, source=source, gguf=path)
-    if path.suffix in _PICKLES:
+    if path.suffix in PICKLES:
         raise ModelError(f"{path} is not read: files of this type can run code when opened", _convert_hint())
     raise ModelError(
         f"{path} is not a model", "give a folder with config.json and safetensors weights, or a .gguf file"
@@ -208,7 +212,9 @@ def _checked_folder(folder: Path, *, name: str, source: str, revision: str | Non
     _refuse_code(config, config_file)
     tokenizer_file = folder / "tokenizer_config.json"
     if tokenizer_file.is_file():
-        _refuse_code(_read_json(tokenizer_file), tokenizer_file)
+        settings = _read_json(tokenizer_file)
+        _refuse_code(settings, tokenizer_file)
+        _refuse_outside(settings, tokenizer_file)
     if "model_type" not in config:
         raise ModelError(f"{config_file} names no model_type", "is this a transformers model?")
     if "quantization_config" in config:
@@ -234,20 +240,38 @@ def _refuse_code(config: dict[str, Any], path: Path) -> None:
             )
 
 
+def _refuse_outside(settings: dict[str, Any], path: Path) -> None:
+    """transformers reads the tokenizer from whatever file of this list suits its version, in this folder or not."""
+    names = settings.get("fast_tokenizer_files") or []
+    if not isinstance(names, list) or not all(isinstance(name, str) and _TOKENIZER.fullmatch(name) for name in names):
+        raise ModelError(
+            f"{path}: fast_tokenizer_files = {str(names)[:100]} are not names of tokenizer files of this folder",
+            "remove fast_tokenizer_files from the file",
+        )
+
+
 def _settings(config: dict[str, Any]) -> Iterator[tuple[str, Any]]:
     """Every key and value, also of nested configurations."""
     for key, value in config.items():
         yield key, value
-        if isinstance(value, dict):
-            yield from _settings(value)
+        inner = [value]
+        while inner:
+            part = inner.pop()
+            if isinstance(part, list):
+                inner += part
+            elif isinstance(part, dict):
+                yield from _settings(part)
 
 
 def _check_weights(folder: Path, name: str, source: str) -> None:
     index_file = folder / "model.safetensors.index.json"
     if index_file.is_file():
-        shards = sorted(set(_read_json(index_file).get("weight_map", {}).values()))
+        weight_map = _read_json(index_file).get("weight_map")
+        if not isinstance(weight_map, dict):
+            raise ModelError(f"{index_file} has no weight_map", "the file is damaged; fetch it again")
+        shards = list(dict.fromkeys(map(str, weight_map.values())))
         for shard in shards:
-            if Path(shard).name != shard or not shard.endswith(".safetensors"):
+            if not _SHARD.fullmatch(shard):
                 raise ModelError(
                     f"{index_file} points to {shard!r}", "weights must be .safetensors files in the same folder"
                 )
@@ -259,7 +283,7 @@ def _check_weights(folder: Path, name: str, source: str) -> None:
             return
     if (folder / "model.safetensors").is_file():
         return
-    pickles = sorted(p.name for p in folder.iterdir() if p.suffix in _PICKLES)
+    pickles = sorted(p.name for p in folder.iterdir() if p.suffix in PICKLES)
     if pickles:
         raise ModelError(
             f"{name} has its weights only in {pickles[0]}, which is not read: such files can run code when opened",
@@ -273,7 +297,7 @@ def _check_weights(folder: Path, name: str, source: str) -> None:
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise ModelError(f"{path} cannot be read: {error}", "it should be a JSON file") from error
     if not isinstance(content, dict):
         raise ModelError(f"{path} holds {type(content).__name__}, not an object", "it should be a JSON object")

@@ -5,7 +5,6 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 from transformers.initialization import no_init_weights
@@ -56,7 +55,7 @@ def load_base(
         files = with_folder(files, converted_gguf(files.gguf, id))
     get_architecture(files.model_type, id)
     with quiet_transformers(), torch.random.fork_rng(devices=[]):
-        config = AutoConfig.from_pretrained(files.folder, local_files_only=True)
+        config = _config(files, id)
         tokenizer = _tokenizer(files, id)
         key = weights_key(files, dtype, quantization)
         base = _from_mapped(key, config, tokenizer, files, dtype, quantization)
@@ -73,6 +72,25 @@ def load_base(
     return base
 
 
+# What a stranger's files make transformers and tokenizers raise is any exception there is (TypeError, AttributeError,
+# RecursionError, their own ones, a bare Exception), so these calls, and only these, catch all of them.
+
+
+def _config(files: ModelFiles, id: str) -> Any:
+    try:
+        return AutoConfig.from_pretrained(files.folder, local_files_only=True)
+    except Exception as error:
+        raise ModelError(
+            f"{id}: its config.json cannot be used: {_short(error)}", "the file may be damaged; fetch it again"
+        ) from error
+
+
+def _short(error: Exception) -> str:
+    """An error of another library on one line that does not repeat a whole file."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 500 else f"{text[:497]}..."
+
+
 def _from_files(config: Any, tokenizer: Any, files: ModelFiles, dtype: torch.dtype, id: str) -> Base:
     """The dense base, read from its checkpoint."""
     try:
@@ -86,9 +104,9 @@ def _from_files(config: Any, tokenizer: Any, files: ModelFiles, dtype: torch.dty
             ignore_mismatched_sizes=True,
             output_loading_info=True,
         )
-    except (OSError, RuntimeError, ValueError, KeyError, SafetensorError) as error:
+    except Exception as error:
         raise ModelError(
-            f"{id}: the weights cannot be read: {error}", "the files may be damaged; fetch them again"
+            f"{id}: the weights cannot be read: {_short(error)}", "the files may be damaged; fetch them again"
         ) from error
     _refuse_holes(report, model, id)
     return make_base(model, tokenizer=tokenizer, files=files, missing=report["missing_keys"], dtype=dtype)
@@ -201,8 +219,10 @@ def _frozen(
 def _tokenizer(files: ModelFiles, id: str) -> Any:
     try:
         tokenizer = AutoTokenizer.from_pretrained(files.folder, local_files_only=True)
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        raise ModelError(f"{id}: its tokenizer cannot be loaded: {error}", "the folder needs tokenizer.json") from error
+    except Exception as error:
+        raise ModelError(
+            f"{id}: its tokenizer cannot be loaded: {_short(error)}", "the folder needs a sound tokenizer.json"
+        ) from error
     tokenizer.chat_template = None  # never rendered: a template is a program written by whoever made the file
     return tokenizer
 
