@@ -24,7 +24,7 @@ def study_name(model: str, data: str) -> str:
     """
     parts = (Path(data.rstrip("/")).name.split(".")[0], Path(model.rstrip("/")).name.split("@")[0])
     words = [re.sub(r"[^A-Za-z0-9_]+", "-", part).strip("-_").lower() for part in parts]
-    return "-".join(word for word in words if word) or "study"
+    return "-".join(word[:40].rstrip("-_") for word in words if word) or "study"
 
 
 def read_methods(text: str, *, full: bool = True) -> tuple[MethodEntry, ...]:
@@ -101,11 +101,11 @@ def find_study_file(name: str) -> Path:
         ConfigError: there is no such file or recipe.
     """
     if name.startswith("recipe:"):
-        path = RECIPES / f"{name.removeprefix('recipe:')}.yaml"
-        if path.parent != RECIPES or not path.is_file():
-            known = ", ".join(sorted(recipe.stem for recipe in RECIPES.glob("*.yaml")))
-            raise ConfigError(f"there is no recipe {name.removeprefix('recipe:')!r}", f"shipped recipes: {known}")
-        return path
+        recipes = {path.stem: path for path in sorted(RECIPES.glob("*.yaml"))}
+        wanted = name.removeprefix("recipe:")
+        if wanted not in recipes:
+            raise ConfigError(f"there is no recipe {wanted!r:.100}", f"shipped recipes: {', '.join(recipes)}")
+        return recipes[wanted]
     path = Path(name)
     if not path.is_file():
         raise ConfigError(

@@ -137,7 +137,7 @@ class EngineConfig(Settings):
 class StudyConfig(Settings):
     """Everything that determines a study."""
 
-    name: Annotated[str, Field(min_length=1, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] = "study"
+    name: Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] = "study"
     kind: StudyKind = "compare"
     model: ModelConfig
     data: DataConfig

@@ -14,7 +14,8 @@ from typing import Any
 from remora.errors import ModelError
 from remora.models.suggest import did_you_mean
 
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?", re.ASCII)
+_REVISION = re.compile(r"[A-Za-z0-9_][\w./+-]*", re.ASCII)
 _SHARD = re.compile(r"[\w.-]+\.safetensors", re.ASCII)
 _TOKENIZER = re.compile(r"tokenizer[\w.-]*\.json", re.ASCII)
 _PLAIN_WORD = re.compile(r"\w+")
@@ -114,10 +115,13 @@ def resolve(id: str, revision: str | None = None) -> ModelFiles:
     if id in ALIASES:
         return _from_package(id)
     path = Path(os.path.expanduser(id))
-    if path.is_dir():
-        return _checked_folder(path, name=id, source="folder", revision=None)
-    if path.is_file():
-        return _checked_file(path, name=id, source="file")
+    try:
+        if path.is_dir():
+            return _checked_folder(path, name=id, source="folder", revision=None)
+        if path.is_file():
+            return _checked_file(path, name=id, source="file")
+    except OSError as error:  # too long for a name, or a folder that may not be looked into
+        raise ModelError(f"model {id!r:.200} cannot be read: {error.strerror}", _ways_to_name_a_model()) from error
     return _from_hub(id, revision)
 
 
@@ -163,12 +167,15 @@ def _from_hub(id: str, revision: str | None) -> ModelFiles:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
         HfHubHTTPError,
+        HFValidationError,
         LocalEntryNotFoundError,
         RepositoryNotFoundError,
         RevisionNotFoundError,
     )
 
     wanted = revision or at or None
+    if wanted is not None and (".." in wanted or not _REVISION.fullmatch(wanted)):
+        raise ModelError(f"model {repo}: {wanted!r} is no revision", "name a branch, tag or commit")
     try:
         folder = Path(snapshot_download(repo, revision=wanted, allow_patterns=list(_HUB_PATTERNS)))
     except RevisionNotFoundError as error:
@@ -179,6 +186,8 @@ def _from_hub(id: str, revision: str | None) -> ModelFiles:
         raise ModelError(
             f"there is no model {repo!r} on the Hub, or it needs a login", _ways_to_name_a_model()
         ) from error
+    except HFValidationError as error:
+        raise ModelError(f"model {id!r} is neither an existing path nor a Hub id", _ways_to_name_a_model()) from error
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
         raise ModelError(
             f"model {id!r} is not in the local Hub cache and the Hub cannot be reached",

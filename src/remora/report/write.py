@@ -7,7 +7,7 @@ from remora.report.html import to_html
 from remora.report.markdown import FIGURES, to_markdown
 from remora.report.page import build_page
 from remora.report.tables import to_csv, to_parquet, trial_table
-from remora.results.store import read_run, write_atomic, write_record
+from remora.results.store import read_run, within, write_atomic, write_record
 from remora.results.summary import SUMMARY_FILE, summary_of
 from remora.results.summary_schema import StudySummary
 
@@ -45,5 +45,5 @@ def write_report(run_dir: Path, summary: StudySummary | None = None) -> tuple[Pa
         PARQUET_FILE: to_parquet(table),
     }
     for name, data in content.items():
-        write_atomic(run_dir / name, data)
+        write_atomic(within(run_dir, *name.split("/")), data)
     return tuple(run_dir / name for name in (*content, SUMMARY_FILE))

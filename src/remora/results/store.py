@@ -28,6 +28,8 @@ CHECKPOINTS = "checkpoints"
 RESULT_FILE = "result.json"
 PREDICTIONS_FILE = "predictions.parquet"
 
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*", re.ASCII)
+
 M = TypeVar("M", bound=BaseModel)
 
 
@@ -40,8 +42,9 @@ def write_atomic(path: Path, content: bytes) -> None:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    aside.unlink(missing_ok=True)
     try:
-        with aside.open("wb") as file:
+        with aside.open("xb") as file:  # never through a link that lies there
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
@@ -102,9 +105,32 @@ def trial_id(label: str, seed: int, determinants: Mapping[str, object]) -> str:
     return f"{slug(label)}-s{seed}-{digest}"
 
 
+def within(run_dir: Path, *names: str) -> Path:
+    """A path in a run directory that is sure to be in it; what is written or read goes through here.
+
+    Args:
+        run_dir: the run directory; it may itself be a link.
+        names: of folders and a file, from the outside in; nothing need be there.
+
+    Raises:
+        DataError: a name that is no plain file name, or a link in the way.
+    """
+    path = run_dir.joinpath(*names)
+    wrong = [name for name in names if not _PLAIN_NAME.fullmatch(name)]
+    if wrong:
+        raise DataError(f"{run_dir}: {wrong[0]!r} is no name in a run directory", "a file in it was edited")
+    if path.resolve() != run_dir.resolve().joinpath(*names):
+        raise DataError(f"{path} is, or lies behind, a link that leads to {path.resolve()}", "remove the link")
+    return path
+
+
 def trial_dir(run_dir: Path, trial: str) -> Path:
-    """The folder of a trial."""
-    return run_dir / TRIALS / trial
+    """The folder of a trial.
+
+    Raises:
+        DataError: the id would lead out of the run directory.
+    """
+    return within(run_dir, TRIALS, trial)
 
 
 def is_finished(run_dir: Path, trial: str) -> bool:

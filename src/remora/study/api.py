@@ -3,6 +3,7 @@
 import datetime
 import fcntl
 import io
+import os
 import shlex
 import shutil
 import sys
@@ -389,7 +390,8 @@ def _only_coordinator(run_dir: Path) -> Generator[None]:
     """
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
-        lock = (run_dir / ".lock").open("w")
+        # Without O_NOFOLLOW and with "w", a link of that name in a stranger's folder would empty what it leads to.
+        lock = os.fdopen(os.open(run_dir / ".lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644))
     except OSError as error:
         raise ResourceError(f"{run_dir} cannot be written: {error.strerror}", "give another --out") from error
     with lock:

@@ -52,7 +52,8 @@ class _Worker:
         self.log: list[str] = []
         self.process = subprocess.Popen(
             [
-                *(sys.executable, "-m", "remora.study.worker", str(run_dir), "--threads", str(threads)),
+                # -P: "-m" alone would import torch.py, or any other name, from the folder the user happens to be in.
+                *(sys.executable, "-P", "-m", "remora.study.worker", str(run_dir), "--threads", str(threads)),
                 *("--parent", str(os.getpid())),
                 *(("--gpu", str(number)) if gpus else ()),
             ],

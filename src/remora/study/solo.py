@@ -36,7 +36,7 @@ def measure(run_dir: Path, trial: PlannedTrial, threads: int) -> RowCost:
         Empty costs when the process failed; the study goes on without them.
     """
     done = subprocess.run(
-        [sys.executable, "-m", "remora.study.solo", str(run_dir), "--threads", str(threads)],
+        [sys.executable, "-P", "-m", "remora.study.solo", str(run_dir), "--threads", str(threads)],
         input=json.dumps(trial.to_json()),
         capture_output=True,
         text=True,

@@ -104,7 +104,7 @@ def work(run_dir: Path, threads: int, jobs: Any, say: Say, gpu: int | None = Non
     from remora.engine.checkpoint import Interrupted, Keeper
     from remora.engine.loop import run_pack
     from remora.results.schema import Pack
-    from remora.results.store import CHECKPOINTS
+    from remora.results.store import CHECKPOINTS, within
     from remora.study.context import open_context
     from remora.study.drivers import Drivers
     from remora.study.halving import halvings
@@ -129,7 +129,7 @@ def work(run_dir: Path, threads: int, jobs: Any, say: Say, gpu: int | None = Non
             waiting = {trial.spec.id: trial for trial in trials if trial.spec.id not in job["done"]}
             pack = Pack(id=job["pack"], lanes=0)
             seconds = config.engine.checkpoint_seconds
-            keeper = Keeper(run_dir / CHECKPOINTS / job["pack"], seconds) if seconds else None
+            keeper = Keeper(within(run_dir, CHECKPOINTS, job["pack"]), seconds) if seconds else None
             interruption.keeper = keeper
             reporter = _Reporter(say)
             try:
