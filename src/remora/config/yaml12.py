@@ -7,6 +7,7 @@ import yaml
 Path = tuple[str | int, ...]
 
 _MAX_NODES = 100_000
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _CORE = "tag:yaml.org,2002:"
 _NULL, _BOOL, _INT, _FLOAT, _STR = (_CORE + kind for kind in ("null", "bool", "int", "float", "str"))
 _PATTERNS = (
@@ -76,6 +77,8 @@ def parse_text(text: str) -> tuple[object, dict[Path, int]]:
         raise YamlError([(0, f"not valid YAML: {str(error).splitlines()[0]}")]) from error
     except RecursionError as error:
         raise YamlError([(0, "not valid YAML: nested too deeply")]) from error
+    except (ValueError, OverflowError) as error:  # an escape beyond Unicode, a version with thousands of digits
+        raise YamlError([(0, f"not valid YAML: {error}")]) from error
     reader = _Reader()
     value = None if node is None else reader.read(node, ())
     if reader.problems:
@@ -118,6 +121,9 @@ class _Reader:
                 self.problems.append((key.start_mark.line + 1, "a name must be a word, not a list or a mapping"))
                 continue
             name = str(key.value)
+            if _SURROGATE.search(name):
+                self.problems.append((key.start_mark.line + 1, "a name holds half a surrogate pair"))
+                continue
             if name in result:
                 first = self.lines[(*path, name)]
                 self.problems.append((key.start_mark.line + 1, f"{name!r} is set twice, first on line {first}"))
@@ -137,6 +143,8 @@ def _scalar(tag: str, text: str) -> object:
     if tag == _FLOAT:
         return float(re.sub(r"\.(?=inf|nan)", "", text.lower()))
     if tag in (_STR, "!"):
+        if _SURROGATE.search(text):
+            raise ValueError("text holds half a surrogate pair, which no file can")
         return text
     raise ValueError(f"the tag {tag} is not allowed")
 

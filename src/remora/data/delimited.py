@@ -2,6 +2,7 @@
 
 import csv
 import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from io import StringIO
@@ -47,7 +48,9 @@ def read_delimited(raw: bytes, source: str, *, tabs: bool) -> Table:
             f"{place_of(source, parsed.open_quote)}: a quote is opened here and never closed",
             'the rest of the file would be one cell; close it, or write a quote inside a quoted cell twice ("")',
         )
-    repeated = sorted({name for name in parsed.header if name and parsed.header.count(name) > 1})
+    if any(_BAD_BYTE.search(name) for name in parsed.header):
+        raise DataError(f"{place_of(source, 1)}: the names of the columns are not UTF-8", "save the file as UTF-8")
+    repeated = sorted(name for name, count in Counter(parsed.header).items() if name and count > 1)
     if repeated:
         raise DataError(
             f"{place_of(source, 1)}: the header names {', '.join(map(shown, repeated))} twice", "rename one of them"
@@ -57,7 +60,7 @@ def read_delimited(raw: bytes, source: str, *, tabs: bool) -> Table:
 
 
 def _delimiter(text: str) -> str:
-    header = next(line for line in text.splitlines() if line.strip())
+    header = next((line for line in text.splitlines() if line.strip()), "")
     outside_quotes = re.sub(r'"[^"]*"', "", header)
     return next((mark for mark in (",", ";", "\t", "|") if mark in outside_quotes), ",")
 

@@ -2,6 +2,7 @@
 
 import json
 from bisect import bisect_right
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -26,8 +27,8 @@ def _object(pairs: list[tuple[str, object]]) -> object:
     row = dict(pairs)
     if len(row) == len(pairs):
         return row
-    names = [name for name, _ in pairs]
-    return _Repeated(next(name for name in names if names.count(name) > 1))
+    counts = Counter(name for name, _ in pairs)
+    return _Repeated(next(name for name, count in counts.items() if count > 1))
 
 
 def _no_number(_text: str) -> None:

@@ -16,6 +16,19 @@ SUFFIXES = (".csv", ".tsv", ".tab", ".json", ".jsonl", ".ndjson", ".parquet", ".
 _PICKLES = (".pkl", ".pickle", ".joblib", ".pt", ".pth", ".bin", ".ckpt", ".npy", ".npz")
 
 
+_LARGEST_RATIO = 200
+_HARMLESS_BYTES = 2**26
+
+
+def most_bytes(packed: int) -> int:
+    """What a file may unpack to before it counts as made to fill memory; text seldom shrinks to a twentieth.
+
+    Args:
+        packed: bytes of the file.
+    """
+    return max(_HARMLESS_BYTES, _LARGEST_RATIO * packed)
+
+
 def data_suffix(path: Path) -> str | None:
     """The format's suffix of a data file's name, without ``.gz``; None when it is no data file."""
     name = path.name.lower().removesuffix(".gz")
@@ -60,7 +73,10 @@ def read_table(path: Path | str) -> Table:
         table = read_json(raw, source)
     else:
         table = read_delimited(raw, source, tabs=suffix != ".csv")
-    if not table.num_rows and not table.bad:
+    if not table.num_rows and table.bad:  # without rows nobody would get to their faults: there may be no columns
+        first = table.bad[0]
+        raise DataError(f"{first.place}: {first.message}; not one of the file's {len(table.bad)} rows can be read")
+    if not table.num_rows:
         raise DataError(f"{path}: no rows")
     return table
 
@@ -80,10 +96,17 @@ def read_bytes(path: Path) -> bytes:
             raise DataError(f"{path}: named .gz but not gzip-compressed", "rename it, or fetch it again")
         return raw
     parts: list[bytes] = []
+    left = most_bytes(len(raw))
     with gzip.GzipFile(fileobj=BytesIO(raw)) as stream:
         try:
             while part := stream.read1(1 << 16):
                 parts.append(part)
+                left -= len(part)
+                if left < 0:
+                    raise DataError(
+                        f"{path}: {len(raw)} bytes unpack to more than {most_bytes(len(raw))}",
+                        "such files are made to fill memory; unpack it yourself where you know that it is none",
+                    )
         except (EOFError, OSError, zlib.error) as error:
             line = sum(part.count(b"\n") for part in parts) + 1
             raise DataError(
