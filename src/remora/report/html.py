@@ -8,6 +8,7 @@ from markupsafe import Markup
 from remora.report.blocks import Page, Picture
 from remora.report.canvas import inline
 from remora.report.drawings import Drawings
+from remora.results.names import visible
 
 TEMPLATES = files("remora.report") / "templates"
 
@@ -17,7 +18,7 @@ def to_html(page: Page, drawn: Drawings) -> str:
     shows = {b.name: b.shows for section in page.sections for b in section.blocks if isinstance(b, Picture)}
     figures = {name: Markup(inline(drawn[name], name, text)) for name, text in shows.items()}
     template = _environment(FunctionLoader(_read)).get_template("report.html.j2")
-    return template.render(page=page, figures=figures, css=Markup(_read("report.css")))
+    return visible(template.render(page=page, figures=figures, css=Markup(_read("report.css"))))
 
 
 def _environment(loader: BaseLoader) -> Environment:

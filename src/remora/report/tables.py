@@ -16,6 +16,7 @@ from remora.results.summary_schema import StudySummary
 Value = str | int | float | bool | None
 # A spreadsheet runs a cell that begins with one of these as a formula, full-width forms included.
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
+_UNSEEN = " \0\v\f\u00a0\u2007\u202f\u3000\ufeff\u200b\u200c\u200d\u200e\u200f\u2060"
 
 
 def trial_table(run: RunDirectory, summary: StudySummary) -> dict[str, list[Value]]:
@@ -83,8 +84,12 @@ def to_csv(table: dict[str, list[Value]]) -> str:
 
 
 def neutral(text: str) -> str:
-    """Text as a spreadsheet shows it, never runs it: an apostrophe before a formula's first character."""
-    return f"'{text}" if text.lstrip(" ").startswith(_FORMULA) or text.startswith("'") else text
+    """Text as a spreadsheet shows it, never runs it: an apostrophe before a formula's first character.
+
+    Blanks and invisible characters in front hide a formula from a reader, not from every spreadsheet.
+    """
+    seen = text.lstrip(_UNSEEN)
+    return f"'{text}" if seen.startswith(_FORMULA) or text.startswith(("'", *_FORMULA)) else text
 
 
 def to_parquet(table: dict[str, list[Value]]) -> bytes:

@@ -5,6 +5,12 @@ import unicodedata
 
 # Characters that change the direction of the text around them.
 _BIDI = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+_HIDDEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff" + "".join(sorted(_BIDI)) + "]")
+
+
+def visible(page: str) -> str:
+    """A whole page without characters that a reader does not see and that change what is seen; lines are kept."""
+    return _HIDDEN.sub("\ufffd", page)
 
 
 def shown(text: str, limit: int = 60) -> str:
