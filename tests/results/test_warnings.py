@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from remora.results.store import read_run
+from remora.results.store import add_incident, read_run
 from remora.results.summary import summarise, summary_of
 from remora.results.summary_schema import StudySummary
 from tests.results.synthetic import ROWS, build_run
@@ -79,3 +79,13 @@ def test_virtual_tokens_that_cut_more(tmp_path: Path, virtual: bool) -> None:
         values = json.loads(path.read_text())
         path.write_text(json.dumps({**values, "truncated": {"test": 9 if virtual else 3}}))
     assert (("truncated", "lora") in kinds(summarise(run_dir))) is virtual
+
+
+def test_what_a_study_survived_is_told(tmp_path: Path) -> None:
+    run_dir = build_run(tmp_path / "run", rows=ROWS[3:5])
+    before = summarise(run_dir)
+    assert not [warning for warning in before.warnings if warning.kind == "incident"]
+    for text in ("checkpoint 000003 is damaged", "no checkpoint was written", "checkpoint 000003 is damaged"):
+        add_incident(run_dir, text)
+    found = [warning.message for warning in summarise(run_dir).warnings if warning.kind == "incident"]
+    assert found == ["checkpoint 000003 is damaged (2 times)", "no checkpoint was written"]

@@ -75,9 +75,15 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> str:
 
     Returns:
         Its SHA-256.
+
+    Raises:
+        ResourceError: no room or no permission.
     """
     own = {name: value.detach().cpu().clone(memory_format=torch.contiguous_format) for name, value in tensors.items()}
-    save_file(own, path, metadata={"format": "pt"})
+    try:
+        save_file(own, path, metadata={"format": "pt"})
+    except SafetensorError as error:  # how safetensors tells of a full disk
+        raise ResourceError(f"{path} cannot be written: {error}", "is there room, and permission?") from error
     return file_sha256(path)
 
 

@@ -13,7 +13,10 @@ from remora.cli.signals import Terminated, raise_on_sigterm
 from remora.errors import RemoraError, ResourceError
 
 _RESOURCE_ERRNO = frozenset(
-    {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOMEM, errno.EMFILE}
+    {
+        *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO),
+        *(errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG),
+    }
 )
 
 HELP = """Which fine-tuning method should I use on my text data, how well does it really do, and what does it cost?

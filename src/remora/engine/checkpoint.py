@@ -11,7 +11,7 @@ import json
 import logging
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -62,6 +62,7 @@ class Keeper:
     Args:
         folder: theirs alone; made with the first one.
         seconds: least time between two.
+        warn: told, in a sentence, when one cannot be written or read.
 
     Class attributes:
         MOST_SHARE: of the run time that may go into writing: the pause between two grows with what one takes.
@@ -69,8 +70,9 @@ class Keeper:
 
     MOST_SHARE = 0.01
 
-    def __init__(self, folder: Path, seconds: float) -> None:
+    def __init__(self, folder: Path, seconds: float, warn: Callable[[str], None] = _log.warning) -> None:
         self._folder = folder
+        self._warn = warn
         self._seconds = seconds
         self._last = time.monotonic()
         self._pause = seconds
@@ -97,7 +99,7 @@ class Keeper:
         try:
             self._write(state)
         except (OSError, SafetensorError) as error:  # the latter is how safetensors tells of a full disk
-            _log.warning("no checkpoint was written: %s", error)
+            self._warn(f"no checkpoint was written: {error}; those before it are kept")
             for left in self._folder.glob(".*.part"):
                 shutil.rmtree(left, ignore_errors=True)
         if self._asked:
@@ -129,7 +131,7 @@ class Keeper:
             try:
                 return _read(folder)
             except (OSError, ValueError, KeyError, SafetensorError) as error:
-                _log.warning("checkpoint %s is damaged (%s); the one before is taken", folder.name, error)
+                self._warn(f"checkpoint {folder.name} is damaged ({error}); the one before it is taken")
         return None
 
     def clear(self) -> None:

@@ -4,6 +4,7 @@
     data.json               DataInfo    once, before the first trial: splits with hashes, notes, lengths
     trials/<id>/result.json TrialResult per trial, written last: a trial without it did not finish
     costs.json              Costs       once, after the last trial: solo step time, peak memory, the machine
+    incidents.json          Incidents   when something went wrong that the study survived
 
 Metric values are fractions (0.91, not 91). JSON has no NaN and no Infinity: a number that is not finite is null.
 Paths are relative to the run directory, so that it can be moved.
@@ -220,6 +221,15 @@ class Costs(Versioned):
     machine: Machine
     rows: dict[str, RowCost]
     study_seconds: float
+
+
+# ---------------------------------------------------------------- incidents.json
+
+
+class Incidents(Versioned):
+    """What went wrong and was survived, such as a damaged checkpoint passed over: a sentence -> how often."""
+
+    counts: dict[str, int] = {}
 
 
 # ---------------------------------------------------------------- study.json

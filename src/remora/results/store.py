@@ -17,11 +17,12 @@ from pydantic import BaseModel, ValidationError
 
 from remora.errors import DataError
 from remora.paths import flush
-from remora.results.schema import Costs, DataInfo, Study, TrialResult
+from remora.results.schema import Costs, DataInfo, Incidents, Study, TrialResult
 
 STUDY_FILE = "study.json"
 DATA_FILE = "data.json"
 COSTS_FILE = "costs.json"
+INCIDENTS_FILE = "incidents.json"
 TRIALS = "trials"
 CHECKPOINTS = "checkpoints"
 """Where packs in training keep theirs; gone when the study is done."""
@@ -148,11 +149,29 @@ def read_result(run_dir: Path, trial: str) -> TrialResult:
     return read_record(trial_dir(run_dir, trial) / RESULT_FILE, TrialResult)
 
 
+def add_incident(run_dir: Path, text: str) -> None:
+    """Note for the report that something went wrong that the study survives.
+
+    Args:
+        run_dir: the run directory.
+        text: one sentence.
+    """
+    counts = dict(_read_incidents(run_dir).counts)
+    counts[text] = counts.get(text, 0) + 1
+    write_record(run_dir / INCIDENTS_FILE, Incidents(counts=counts))
+
+
+def _read_incidents(run_dir: Path) -> Incidents:
+    path = run_dir / INCIDENTS_FILE
+    return read_record(path, Incidents) if path.is_file() else Incidents()
+
+
 @dataclass(frozen=True, kw_only=True)
 class RunDirectory:
     """What a run directory holds, read and checked. `trials` are the finished ones, in the order of their ids.
 
     `unfinished` are the ids of trial folders without a commit mark; `costs` is None before they were measured.
+    `incidents` is what went wrong on the way: a sentence -> how often.
     """
 
     path: Path
@@ -161,6 +180,7 @@ class RunDirectory:
     costs: Costs | None
     trials: tuple[TrialResult, ...]
     unfinished: tuple[str, ...]
+    incidents: Mapping[str, int]
 
     def of(self, label: str, purpose: str) -> tuple[TrialResult, ...]:
         """The trials of one row and purpose, by seed and id."""
@@ -196,4 +216,12 @@ def read_run(run_dir: Path) -> RunDirectory:
                 "a trial folder was copied or renamed; rename it back or delete it",
             )
     unfinished = tuple(name for name in ids if name not in set(done))
-    return RunDirectory(path=run_dir, study=study, data=data, costs=costs, trials=trials, unfinished=unfinished)
+    return RunDirectory(
+        path=run_dir,
+        study=study,
+        data=data,
+        costs=costs,
+        trials=trials,
+        unfinished=unfinished,
+        incidents=_read_incidents(run_dir).counts,
+    )

@@ -33,6 +33,7 @@ def collect_warnings(
     """
     return (
         *_unfinished(run),
+        *_incidents(run),
         *_protocol(run.study.protocol),
         *(Warning(kind="statistics", message=message) for message in judged),
         *_small_test(run.data),
@@ -52,6 +53,14 @@ def _unfinished(run: RunDirectory) -> list[Warning]:
         return []
     number = plural(len(run.unfinished), "trial")
     return [Warning(kind="unfinished", message=f"{number} did not finish; repeat the command to complete the study")]
+
+
+def _incidents(run: RunDirectory) -> list[Warning]:
+    """What the study survived; results are what they would have been without it."""
+    return [
+        Warning(kind="incident", message=text if times == 1 else f"{text} ({times} times)")
+        for text, times in run.incidents.items()
+    ]
 
 
 def _protocol(protocol: ProtocolInfo) -> list[Warning]:

@@ -35,6 +35,7 @@ from remora.results.store import (
     COSTS_FILE,
     DATA_FILE,
     STUDY_FILE,
+    add_incident,
     is_finished,
     read_record,
     read_result,
@@ -315,6 +316,9 @@ class _Run:
                 self.progress.trial_finished(trial, event["status"], event["metric"])
             case "trouble":
                 self.progress.note(event["text"])
+            case "warning":
+                self.progress.note(f"warning: {event['text']}")
+                add_incident(self.run_dir, event["text"])
             case _:
                 pass
 

@@ -164,7 +164,7 @@ class Workers:
                 from its checkpoint, the second time it has no neighbours.
 
         Raises:
-            ResourceError: workers die before they can take a pack.
+            ResourceError: workers die before they can take a pack, or one cannot write what it trained.
         """
         waiting = [pack for pack in packs if any(trial.spec.id not in finished for trial in pack.trials)]
         left = {trial.spec.id for pack in waiting for trial in pack.trials} - finished
@@ -185,6 +185,8 @@ class Workers:
                     raise ResourceError(
                         f"a worker process ended before it began: {_last(worker.log)}", "see the lines above"
                     )
+                code = worker.process.returncode
+                on_event({"event": "warning", "text": f"a worker process ended with code {code}; its pack is taken up"})
                 orphans = [trial for trial in worker.pack.trials if trial.spec.id in left]
                 for trial in orphans:
                     lost[trial.spec.id] = lost.get(trial.spec.id, 0) + 1
@@ -200,6 +202,10 @@ class Workers:
                 if waiting:
                     self._start()
                 continue
+            if event["event"] == "resources":
+                raise ResourceError(
+                    f"{self._run_dir}: {event['text']}", "finished trials are kept; free space and repeat the command"
+                )
             if event["event"] == "finished":
                 left.discard(event["trial"])
                 done.add(event["trial"])

@@ -6,7 +6,6 @@ counts is in the trial folders.
 
 import argparse
 import ctypes
-import datetime
 import json
 import os
 import signal
@@ -19,26 +18,26 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from remora.errors import ResourceError
 from remora.results.schema import finite
+from remora.study.history import History
 
 Say = Callable[[dict[str, Any]], None]
 _EVERY_SECONDS = 0.5
+HISTORY = "history.jsonl"
+"""Beside a pack's checkpoints: what happened to its trials so far."""
 
 
 class _Reporter:
     """Engine events as JSON lines, steps at most twice a second and trial."""
 
-    def __init__(self, say: Say) -> None:
+    def __init__(self, say: Say, history: History) -> None:
         self._say = say
         self._last: dict[str, float] = {}
-        self.history: dict[str, list[dict[str, Any]]] = {}
-
-    def _keep(self, trial: str, **values: Any) -> None:
-        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-        self.history.setdefault(trial, []).append({"time": now, **values})
+        self._history = history
 
     def started(self, spec: Any, num_steps: int) -> None:
-        self._keep(spec.id, event="started", steps=num_steps)
+        self._history.add(spec.id, "started", steps=num_steps)
         self._say({"event": "started", "trial": spec.id, "total": num_steps})
 
     def step(self, spec: Any, step: int, num_steps: int, loss: float) -> None:
@@ -49,9 +48,9 @@ class _Reporter:
 
     def epoch(self, spec: Any, point: Any) -> None:
         metric = next(iter(point.validation.values())) if point.validation else None
-        self._keep(
+        self._history.add(
             spec.id,
-            event="epoch",
+            "epoch",
             epoch=point.epoch,
             step=point.step,
             train_loss=finite(point.train_loss),
@@ -129,9 +128,15 @@ def work(run_dir: Path, threads: int, jobs: Any, say: Say, gpu: int | None = Non
             waiting = {trial.spec.id: trial for trial in trials if trial.spec.id not in job["done"]}
             pack = Pack(id=job["pack"], lanes=0)
             seconds = config.engine.checkpoint_seconds
-            keeper = Keeper(within(run_dir, CHECKPOINTS, job["pack"]), seconds) if seconds else None
+            folder = within(run_dir, CHECKPOINTS, job["pack"])
+
+            def warn(text: str) -> None:
+                say({"event": "warning", "text": text})
+
+            keeper = Keeper(folder, seconds, warn) if seconds else None
             interruption.keeper = keeper
-            reporter = _Reporter(say)
+            history = History(folder / HISTORY if seconds else None)
+            reporter = _Reporter(say, history)
             try:
                 outcomes = run_pack(
                     drivers.on(trials[0].quantization),
@@ -146,15 +151,18 @@ def work(run_dir: Path, threads: int, jobs: Any, say: Say, gpu: int | None = Non
                     events=reporter,
                 )
                 for outcome in outcomes:
-                    history = reporter.history.pop(outcome.spec.id)
+                    events = history.take(outcome.spec.id)
                     if outcome.spec.id not in waiting:
                         continue  # put away before the pack was taken up again, with the same bits
                     trial = waiting.pop(outcome.spec.id)
-                    result = record_outcome(run_dir, context, trial, outcome, pack, history)
+                    result = record_outcome(run_dir, context, trial, outcome, pack, events)
                     metric = result.metrics.get("validation", {}).get(context.dataset.metric)
                     say({"event": "finished", "trial": result.trial, "status": result.status, "metric": metric})
             except Interrupted:
                 raise SystemExit(128 + signal.SIGTERM) from None
+            except (OSError, ResourceError) as error:
+                say({"event": "resources", "text": error.message if isinstance(error, ResourceError) else str(error)})
+                raise SystemExit(ResourceError.exit_code) from None
             except (RuntimeError, AssertionError, ValueError) as error:
                 detail = "".join(traceback.format_exception_only(error)).strip()
                 say({"event": "trouble", "text": "".join(traceback.format_exception(error))})
