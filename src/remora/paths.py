@@ -4,10 +4,15 @@ import os
 from pathlib import Path
 
 
-def cache_dir() -> Path:
-    """The cache folder, created when missing: ``$REMORA_CACHE``, ``$XDG_CACHE_HOME/remora`` or ``~/.cache/remora``."""
+def cache_path() -> Path:
+    """Where the cache folder is or will be: ``$REMORA_CACHE``, ``$XDG_CACHE_HOME/remora`` or ``~/.cache/remora``."""
     root = os.environ.get("REMORA_CACHE")
-    folder = Path(root) if root else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "remora"
+    return Path(root) if root else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "remora"
+
+
+def cache_dir() -> Path:
+    """The cache folder, created when missing."""
+    folder = cache_path()
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 

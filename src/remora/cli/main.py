@@ -1,6 +1,7 @@
 """Entry point of ``remora``: the list of commands, exit codes, signals."""
 
 import errno
+import os
 import signal
 import sys
 
@@ -11,6 +12,7 @@ from remora.cli.console import say
 from remora.cli.lazy import CommandEntry, LazyGroup
 from remora.cli.signals import Terminated, raise_on_sigterm
 from remora.errors import RemoraError, ResourceError
+from remora.paths import cache_path
 
 _RESOURCE_ERRNO = frozenset(
     {
@@ -89,4 +91,6 @@ def run_cli(args: list[str] | None = None) -> int:
 def main() -> None:
     """Run the command line of the process and exit with its code."""
     raise_on_sigterm()
+    # matplotlib keeps a list of fonts; otherwise in folders of its own in the user's home.
+    os.environ.setdefault("MPLCONFIGDIR", str(cache_path() / "matplotlib"))
     sys.exit(run_cli())
