@@ -10,7 +10,10 @@ RUN_STAMP := .venv/installed-run
 TEST_STAMP := .venv/installed-test
 PYTEST := $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
-.PHONY: demo test test-all test-gpu lint lock methods-page clean
+FAULTS := tests/faults tests/study/test_killed.py
+TALLY := build/faults.jsonl
+
+.PHONY: demo test test-all test-faults test-gpu lint lock methods-page clean
 
 demo: $(RUN_STAMP)
 	$(BIN)/remora demo
@@ -20,6 +23,13 @@ test: lint
 
 test-all: lint
 	$(PYTEST) -m ""
+
+# Damage, hostile files, kills, full disks in the full form; what it tried goes into docs/reliability.md.
+test-faults: $(TEST_STAMP)
+	mkdir -p $(dir $(TALLY))
+	rm -f $(TALLY)
+	REMORA_FAULTS=full REMORA_FAULTS_TALLY=$(CURDIR)/$(TALLY) $(PYTEST) -m faults $(FAULTS)
+	$(BIN)/python scripts/reliability_page.py $(TALLY)
 
 # On a machine with a GPU and a torch built for it; elsewhere every test is skipped and says so.
 test-gpu: $(TEST_STAMP)

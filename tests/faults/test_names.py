@@ -25,7 +25,7 @@ from remora.results.names import shown
 from remora.results.store import read_result, slug, trial_dir, trial_id, within, write_atomic
 from remora.study import launch, solo
 from remora.study.api import _only_coordinator
-from tests.faults.effort import examples
+from tests.faults.effort import examples, tally
 from tests.results.synthetic import ROWS, build_run
 
 PIECES = (
@@ -62,6 +62,7 @@ ALLOWED = set("abcdefghijklmnopqrstuvwxyz0123456789-")
 @given(NAMES)
 @settings(max_examples=examples(300, 20_000))
 def test_a_label_becomes_a_plain_folder_name(label: str) -> None:
+    tally("names tried", 1)
     name = trial_id(label, 3, {"label": "x"})
     for part in (slug(label), name):
         assert set(part) <= ALLOWED
@@ -74,6 +75,7 @@ def test_a_label_becomes_a_plain_folder_name(label: str) -> None:
 @given(NAMES)
 @settings(max_examples=examples(300, 20_000))
 def test_a_trial_id_stays_inside_or_is_refused(name: str) -> None:
+    tally("names tried", 1)
     root = Path("/run")
     try:
         path = trial_dir(root, name)
@@ -85,6 +87,7 @@ def test_a_trial_id_stays_inside_or_is_refused(name: str) -> None:
 @given(NAMES)
 @settings(max_examples=examples(300, 20_000))
 def test_a_study_name_is_plain_or_refused(name: str) -> None:
+    tally("names tried", 1)
     try:
         study = build_study({"name": name, "model": "m", "data": "d"})
     except ConfigError:
@@ -97,12 +100,14 @@ def test_a_study_name_is_plain_or_refused(name: str) -> None:
 @given(NAMES, NAMES)
 @settings(max_examples=examples(300, 20_000))
 def test_a_study_named_after_its_data_has_a_plain_name(model: str, data: str) -> None:
+    tally("names tried", 1)
     StudyConfig.model_validate({"name": study_name(model, data), "model": {"id": "m"}, "data": {"path": "d"}})
 
 
 @given(NAMES)
 @settings(max_examples=examples(300, 5_000))
 def test_cards_and_recipes_come_from_their_folder_only(name: str) -> None:
+    tally("names tried", 1)
     assert embedded_folder(name) is None
     assert load_card(name) is None
     with pytest.raises(ConfigError):
@@ -114,6 +119,7 @@ def test_cards_and_recipes_come_from_their_folder_only(name: str) -> None:
 def test_models_and_data_that_are_not_there_are_errors(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    tally("names tried", 1)
     asked: list[str] = []
 
     def download(repo: str, revision: str | None, **_: object) -> str:
@@ -138,6 +144,7 @@ def test_models_and_data_that_are_not_there_are_errors(
 @given(NAMES)
 @settings(max_examples=examples(300, 20_000))
 def test_what_is_shown_is_one_line_that_can_be_encoded(name: str) -> None:
+    tally("names tried", 1)
     text = shown(name)
     text.encode()
     assert not any(unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") or c == "\u202e" for c in text)

@@ -17,6 +17,7 @@ from remora.data.read import read_table
 from remora.errors import AdapterError, DataError, ModelError, RemoraError
 from remora.models.load import load_base
 from remora.predict import load_adapter
+from tests.faults.effort import tally
 from tests.faults.payloads import PAYLOADS, pickled, torch_zip, watched
 from tests.moods import write_model
 from tests.peft_made import made
@@ -49,6 +50,12 @@ def adapter(original: Path, tmp_path: Path) -> Path:
     return copy
 
 
+def refused(marker: Path) -> None:
+    """The payload did not run."""
+    assert not marker.exists()
+    tally("files with payloads that did not run", 1)
+
+
 def test_the_payloads_are_live_and_the_watch_sees_them(tmp_path: Path) -> None:
     for make in (pickled, torch_zip):
         marker, file = tmp_path / f"{make.__name__}.ran", tmp_path / make.__name__
@@ -76,7 +83,7 @@ def test_models(model: Path, tmp_path: Path, kind: str, suffix: str) -> None:
         assert "refs/pr/" in caught.value.hint
         assert str(bomb) not in watch.opened
         assert not watch.unpickled
-    assert not marker.exists()
+    refused(marker)
 
 
 @pytest.mark.parametrize("kind", PAYLOADS)
@@ -87,7 +94,7 @@ def test_models_in_disguise(model: Path, tmp_path: Path, kind: str, name: str) -
     with watched() as watch, pytest.raises(ModelError, match=r"cannot be (read|loaded)"):
         load_base(str(model))
     assert not watch.unpickled
-    assert not marker.exists()
+    refused(marker)
 
 
 @pytest.mark.parametrize("kind", PAYLOADS)
@@ -99,7 +106,7 @@ def test_models_as_one_file(tmp_path: Path, kind: str, name: str) -> None:
         with watched() as watch, pytest.raises(ModelError, match=r"is not a|cannot be read"):
             load_base(str(file))
         assert not watch.unpickled
-    assert not marker.exists()
+    refused(marker)
 
 
 @pytest.mark.parametrize("kind", PAYLOADS)
@@ -113,7 +120,7 @@ def test_adapters(adapter: Path, tmp_path: Path, kind: str, suffix: str) -> None
     assert "save_pretrained" in caught.value.hint
     assert str(bomb) not in watch.opened
     assert not watch.unpickled
-    assert not marker.exists()
+    refused(marker)
 
 
 @pytest.mark.parametrize("kind", PAYLOADS)
@@ -125,7 +132,7 @@ def test_adapters_in_disguise(adapter: Path, tmp_path: Path, kind: str, name: st
     with watched() as watch, pytest.raises(AdapterError, match=r"cannot be read|is damaged"):
         load_adapter(adapter, tiny_base("bert"))
     assert not watch.unpickled
-    assert not marker.exists()
+    refused(marker)
 
 
 def test_a_class_that_an_adapter_names_is_not_imported(adapter: Path, tmp_path: Path) -> None:
@@ -149,7 +156,7 @@ def test_data(tmp_path: Path, kind: str, suffix: str) -> None:
     assert suffix == ".zip" or "can run code" in caught.value.hint
     assert str(file) not in watch.opened
     assert not watch.unpickled
-    assert not marker.exists()
+    refused(marker)
 
 
 @pytest.mark.parametrize("kind", PAYLOADS)
@@ -161,7 +168,7 @@ def test_data_in_disguise(tmp_path: Path, kind: str, name: str) -> None:
     with watched() as watch, pytest.raises(RemoraError):
         load_dataset(DataConfig(path=str(file)))
     assert not watch.unpickled
-    assert not marker.exists()
+    refused(marker)
 
 
 def test_a_pickled_type_inside_parquet_stays_bytes(tmp_path: Path) -> None:
@@ -174,4 +181,4 @@ def test_a_pickled_type_inside_parquet_stays_bytes(tmp_path: Path) -> None:
         table = read_table(file)
     assert table.columns == {"text": ["a", "b"], "label": ["x", "y"]}
     assert not watch.unpickled
-    assert not marker.exists()
+    refused(marker)

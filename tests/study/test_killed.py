@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from tests.faults.effort import examples, tally
 from tests.moods import write_data, write_model
 
 _TIMES = frozenset({"wall_seconds"})
@@ -78,8 +79,10 @@ def newest(run_dir: Path) -> float:
     return max((path.parent.stat().st_ctime for path in run_dir.glob("checkpoints/*/0*/manifest.json")), default=0.0)
 
 
-def test_killed_interrupted_and_taken_up_again(study: list[str], whole: Path, tmp_path: Path) -> None:
-    run_dir, rng = tmp_path / "run", random.Random(7)
+@pytest.mark.faults
+@pytest.mark.parametrize("seed", range(examples(1, 9)))
+def test_killed_interrupted_and_taken_up_again(study: list[str], whole: Path, tmp_path: Path, seed: int) -> None:
+    run_dir, rng = tmp_path / "run", random.Random(7 + seed)
     for number, code in (
         (signal.SIGKILL, -signal.SIGKILL),
         (signal.SIGUSR1, 143),
@@ -104,3 +107,4 @@ def test_killed_interrupted_and_taken_up_again(study: list[str], whole: Path, tm
     assert outcome(run_dir) == outcome(whole)
     assert len(outcome(whole)) > 20
     assert not (run_dir / "checkpoints").exists()
+    tally("kills survived", 3)

@@ -1,0 +1,77 @@
+"""Writes docs/reliability.md: what is promised and how often the full fault tests tried it, from their own counts.
+
+    python scripts/reliability_page.py TALLY
+
+TALLY is the file to which the tests wrote (``make test-faults``); every figure is a sum of its lines. A promise whose
+tests wrote nothing makes this fail: the page holds no figure that no run gave.
+"""
+
+import json
+import platform
+import sys
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "reliability.md"
+
+PROMISES = (
+    ("A study that is killed gives the same bytes when it is taken up again", "kills survived"),
+    ("Data files: the right rows, or one error that says where", "nasty data files"),
+    ("Data files damaged at random are read or refused", "data files damaged at random"),
+    ("Study files damaged at random are read or refused", "study files damaged at random"),
+    ("Settings damaged at random are read or refused", "settings damaged at random"),
+    ("Names from outside stay inside", "names tried"),
+    ("Files that can run code do not", "files with payloads that did not run"),
+    ("Memory, handles and threads do not creep", "short trials in one process without creep"),
+)
+"""What is promised, and the key under which its tests count."""
+
+
+def read_tally(path: Path) -> Counter[str]:
+    """The counts of a run, summed by key."""
+    counts: Counter[str] = Counter()
+    for line in path.read_text(encoding="utf-8").splitlines():
+        entry: dict[str, object] = json.loads(line)
+        counts[str(entry["what"])] += int(str(entry["count"]))
+    return counts
+
+
+def page(counts: Mapping[str, int], machine: str) -> str:
+    """The page as Markdown.
+
+    Args:
+        counts: by key of `PROMISES`.
+        machine: on which they were made, in general terms.
+
+    Raises:
+        SystemExit: a promise was not tried.
+    """
+    missing = [what for _, what in PROMISES if not counts.get(what)]
+    if missing:
+        raise SystemExit(f"the run counted nothing for: {', '.join(missing)}")
+    rows = [f"| {promise} | {counts[what]:,} {what} |" for promise, what in PROMISES]
+    return "\n".join(
+        [
+            "# What Remora survives",
+            "",
+            "Written by `make test-faults` from the counts of its own tests; every figure is what one full run tried",
+            f"and passed ({machine}). The tests are in `tests/faults` and `tests/study/test_killed.py`; who is",
+            "trusted with what is in [SECURITY.md](../SECURITY.md).",
+            "",
+            "| promise | tried |",
+            "|---|---|",
+            *rows,
+            "",
+        ]
+    )
+
+
+def main() -> None:
+    """Write the page."""
+    machine = f"{platform.system()}, Python {platform.python_version()}"
+    PAGE.write_text(page(read_tally(Path(sys.argv[1])), machine), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
