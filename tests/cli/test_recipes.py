@@ -135,3 +135,12 @@ def test_another_recipe_in_the_folder(file: Path, done: Path, capsys: pytest.Cap
     other.write_text(file.read_text())
     assert run_cli(["run", str(other), "--small", "--out", str(done)]) == 2
     assert "holds the recipe moods2030" in capsys.readouterr().err
+
+
+def test_a_recipe_folder_names_no_study_outside(done: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "moved"
+    shutil.copytree(done, folder)
+    path = folder / "recipe.json"
+    path.write_text(path.read_text().replace('"grid"', '"../grid"'))
+    assert run_cli(["report", str(folder)]) == 3
+    assert "no name in a run directory" in capsys.readouterr().err

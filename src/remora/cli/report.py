@@ -21,12 +21,12 @@ def report(*, run_dir: Path, as_json: bool) -> None:
     from remora.report.recipe import write_recipe_report
     from remora.report.write import write_report
     from remora.results.recipe_schema import RECIPE_FILE, RecipeRun
-    from remora.results.store import read_record
+    from remora.results.store import read_record, within
     from remora.results.summary import SUMMARY_FILE, summarise
 
     if (run_dir / RECIPE_FILE).is_file():
         studies = read_record(run_dir / RECIPE_FILE, RecipeRun).studies
-        done = [run_dir / name for name in studies if (run_dir / name / SUMMARY_FILE).is_file()]
+        done = [within(run_dir, name) for name in studies if within(run_dir, name, SUMMARY_FILE).is_file()]
         summaries = {folder: summarise(folder) for folder in done}
         paths = [path for folder, summary in summaries.items() for path in write_report(folder, summary)]
         paths = [*write_recipe_report(run_dir), *paths]

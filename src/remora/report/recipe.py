@@ -17,7 +17,7 @@ from remora.report.measures import measure_name, measure_text
 from remora.report.page import FOOTER
 from remora.results.names import shown
 from remora.results.recipe_schema import RECIPE_FILE, PictureSpec, RecipeRun, measured
-from remora.results.store import read_record, write_atomic
+from remora.results.store import read_record, within, write_atomic
 from remora.results.summary import SUMMARY_FILE
 from remora.results.summary_schema import Row, StudySummary
 from remora.results.wording import NONE, interval, number, plural
@@ -38,7 +38,7 @@ def write_recipe_report(folder: Path) -> tuple[Path, ...]:
         DataError: the folder's files are broken.
     """
     run = read_record(folder / RECIPE_FILE, RecipeRun)
-    paths = {name: folder / name / SUMMARY_FILE for name in run.studies}
+    paths = {name: within(folder, name, SUMMARY_FILE) for name in run.studies}
     summaries = {name: read_record(path, StudySummary) for name, path in paths.items() if path.is_file()}
     drawn = draw_pictures(run, summaries)
     page = build_recipe_page(run, summaries, drawn)
@@ -48,7 +48,7 @@ def write_recipe_report(folder: Path) -> tuple[Path, ...]:
         **{f"{FIGURES}/{name}.svg": svg for name, svg in drawn.items()},
     }
     for name, text in content.items():
-        write_atomic(folder / name, text.encode())
+        write_atomic(within(folder, *name.split("/")), text.encode())
     return tuple(folder / name for name in content)
 
 
