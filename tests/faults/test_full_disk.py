@@ -112,6 +112,9 @@ class FullWorker:
         self.events.put((self, {"event": "resources", "text": "[Errno 28] No space left on device"}))
         self.events.put((self, None))
 
+    def dismiss(self) -> None:
+        pass
+
 
 def test_a_worker_without_room_ends_the_study_with_one_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(launch, "_Worker", FullWorker)
