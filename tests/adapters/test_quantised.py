@@ -2,6 +2,7 @@
 
 import json
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 import torch
 
 from remora.adapters.card import peft_lines
-from remora.adapters.format import AdapterInfo, save_adapter
+from remora.adapters.format import save_adapter
 from remora.adapters.merge import save_merged
 from remora.adapters.record import read_record
 from remora.engine.trial import TrialOutcome
@@ -19,20 +20,12 @@ from remora.models.frozen_linear import NF4Linear
 from remora.models.load import load_base
 from remora.models.nf4 import bitsandbytes_installed
 from remora.predict import load_adapter
+from tests.contract.test_storage import INFO as TOY_INFO
 from tests.models.test_load import save_model
 from tests.trials import padded, run, spec, toy_data, toy_examples
 
 EXAMPLES = toy_examples(8)
-INFO = AdapterInfo(
-    label="QLoRA",
-    task="classification",
-    label_names=("no", "yes"),
-    num_texts=1,
-    data_name="toy",
-    data_hash="0",
-    metric="accuracy",
-    max_length=32,
-)
+INFO = replace(TOY_INFO, label="QLoRA")
 
 
 def train(folder: Path, arch: str, method: str) -> tuple[Base, TrialOutcome]:

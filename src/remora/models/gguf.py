@@ -17,9 +17,10 @@ import torch
 from safetensors.torch import save_file
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 
-from remora.errors import ModelError, ResourceError
+from remora.errors import ResourceError
 from remora.models.architectures import get_architecture
 from remora.models.files import file_sha256
+from remora.models.foreign import parsing
 from remora.models.quiet import quiet_transformers
 from remora.paths import cache_dir
 
@@ -61,15 +62,11 @@ def converted_gguf(path: Path, name: str) -> Path:
 def _convert(path: Path, name: str, folder: Path) -> None:
     source = {"gguf_file": path.name, "local_files_only": True}
     with quiet_transformers(), contextlib.redirect_stderr(io.StringIO()), torch.random.fork_rng(devices=[]):
-        try:
+        with parsing(f"{name}: the GGUF file cannot be read", "it may be damaged or too new"):
             config = AutoConfig.from_pretrained(path.parent, **source)
             get_architecture(config.model_type, name)
             tokenizer = AutoTokenizer.from_pretrained(path.parent, **source)
             model = AutoModel.from_pretrained(path.parent, config=config, dtype=torch.float32, **source)
-        except Exception as error:  # a damaged file makes the parsers raise whatever there is
-            raise ModelError(
-                f"{name}: the GGUF file cannot be read: {error}", "it may be damaged or too new"
-            ) from error
         tokenizer.chat_template = None
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token  # classification never pads; other tools expect one

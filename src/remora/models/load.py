@@ -13,6 +13,7 @@ from remora.errors import ModelError
 from remora.models.architectures import get_architecture
 from remora.models.base import Base, Quantization
 from remora.models.files import ModelFiles, resolve, with_folder
+from remora.models.foreign import parsing
 from remora.models.frozen_linear import held_tensors
 from remora.models.gguf import converted_gguf
 from remora.models.heads import pretrainable_names
@@ -72,28 +73,14 @@ def load_base(
     return base
 
 
-# What a stranger's files make transformers and tokenizers raise is any exception there is (TypeError, AttributeError,
-# RecursionError, their own ones, a bare Exception), so these calls, and only these, catch all of them.
-
-
 def _config(files: ModelFiles, id: str) -> Any:
-    try:
+    with parsing(f"{id}: its config.json cannot be used", "the file may be damaged; fetch it again"):
         return AutoConfig.from_pretrained(files.folder, local_files_only=True)
-    except Exception as error:
-        raise ModelError(
-            f"{id}: its config.json cannot be used: {_short(error)}", "the file may be damaged; fetch it again"
-        ) from error
-
-
-def _short(error: Exception) -> str:
-    """An error of another library on one line that does not repeat a whole file."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= 500 else f"{text[:497]}..."
 
 
 def _from_files(config: Any, tokenizer: Any, files: ModelFiles, dtype: torch.dtype, id: str) -> Base:
     """The dense base, read from its checkpoint."""
-    try:
+    with parsing(f"{id}: the weights cannot be read", "the files may be damaged; fetch them again"):
         model, report = AutoModelForSequenceClassification.from_pretrained(
             files.folder,
             config=config,
@@ -104,10 +91,6 @@ def _from_files(config: Any, tokenizer: Any, files: ModelFiles, dtype: torch.dty
             ignore_mismatched_sizes=True,
             output_loading_info=True,
         )
-    except Exception as error:
-        raise ModelError(
-            f"{id}: the weights cannot be read: {_short(error)}", "the files may be damaged; fetch them again"
-        ) from error
     _refuse_holes(report, model, id)
     return make_base(model, tokenizer=tokenizer, files=files, missing=report["missing_keys"], dtype=dtype)
 
@@ -217,12 +200,8 @@ def _frozen(
 
 
 def _tokenizer(files: ModelFiles, id: str) -> Any:
-    try:
+    with parsing(f"{id}: its tokenizer cannot be loaded", "the folder needs a sound tokenizer.json"):
         tokenizer = AutoTokenizer.from_pretrained(files.folder, local_files_only=True)
-    except Exception as error:
-        raise ModelError(
-            f"{id}: its tokenizer cannot be loaded: {_short(error)}", "the folder needs a sound tokenizer.json"
-        ) from error
     tokenizer.chat_template = None  # never rendered: a template is a program written by whoever made the file
     return tokenizer
 
