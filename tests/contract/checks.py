@@ -1,6 +1,7 @@
 """What every method must keep, as functions, so that deliberately wrong methods can be held against them too."""
 
 import random
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -119,13 +120,17 @@ def check_naive(
             )
 
 
-def largest_difference(one: TrialOutcome, other: TrialOutcome) -> float:
-    """Over trained tensors, losses and logits; the number of steps and the status must agree."""
+def largest_difference(one: TrialOutcome, other: TrialOutcome, *, without: str = "^$") -> float:
+    """Over trained tensors, losses and logits; the number of steps and the status must agree.
+
+    Tensors whose names match ``without`` are left out.
+    """
     assert (one.status, one.step) == (other.status, other.step)
     pairs: list[tuple[Any, Any]] = [(one.losses["train"], other.losses["train"])]
-    for mine, theirs in ((one.adapter, other.adapter), (one.head, other.head), (one.base_weights, other.base_weights)):
+    parts = ("adapter", "head", "base_weights", "logits")
+    for mine, theirs in ((getattr(one, part), getattr(other, part)) for part in parts):
         assert set(mine) == set(theirs)
-        pairs += [(mine[name], theirs[name]) for name in mine]
+        pairs += [(mine[name], theirs[name]) for name in mine if not re.search(without, name)]
     return max(float(np.abs(np.asarray(a, np.float64) - np.asarray(b, np.float64)).max(initial=0)) for a, b in pairs)
 
 

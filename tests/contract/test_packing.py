@@ -69,11 +69,15 @@ def test_packed_equals_solo(arch: str) -> None:
 
 
 def test_packed_equals_solo_in_float32() -> None:
-    """With a tenth of the learning rates: AdamW makes whole steps of gradients that are nothing but rounding."""
-    specs = [replace(one, lr=one.lr / 10) for one in mixed_specs(10)]
+    """All but the biases of keys, which softmax cancels: their gradients are nothing but rounding.
+
+    AdamW makes whole steps of those all the same; logits, which are compared too, do not depend on them.
+    """
+    specs = mixed_specs(10)
     packed = run(tiny_base("bert"), DATA, specs, slots=5)
     solo = alone("bert", specs, torch.float32)
-    differences = {one.id: largest_difference(packed[one.id], solo[one.id]) for one in specs}
+    key_bias = r"\.key\.(.*/)?bias$"
+    differences = {one.id: largest_difference(packed[one.id], solo[one.id], without=key_bias) for one in specs}
     assert {name: found for name, found in differences.items() if not found < 2e-3} == {}
 
 
