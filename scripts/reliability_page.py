@@ -17,6 +17,7 @@ PAGE = Path(__file__).resolve().parents[1] / "docs" / "reliability.md"
 
 PROMISES = (
     ("A study that is killed gives the same bytes when it is taken up again", "kills survived"),
+    ("A study whose disk fills up ends with one error and gives the same bytes with more room", "full disks survived"),
     ("Data files: the right rows, or one error that says where", "nasty data files"),
     ("Data files damaged at random are read or refused", "data files damaged at random"),
     ("Study files damaged at random are read or refused", "study files damaged at random"),

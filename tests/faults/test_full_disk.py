@@ -20,7 +20,10 @@ from remora.report.write import write_report
 from remora.study import launch
 from remora.study.packs import PlannedPack
 from remora.study.trials import PlannedTrial
+from tests.faults.effort import examples, tally
+from tests.moods import write_data, write_model
 from tests.results.synthetic import ROWS, build_run
+from tests.study.test_killed import outcome
 
 REPORT = [sys.executable, "-m", "remora", "report"]
 
@@ -96,6 +99,49 @@ def test_disks_that_take_nothing(run_dir: Path, tmp_path: Path, state: str, code
         assert said in one_error(done.stderr)
     assert digests(after) == digests(run_dir)
     assert os.listdir(disk) == []
+
+
+STUDY = """
+disk=$1 kilobytes=$2 after=$3
+shift 3
+mount -t tmpfs -o size=4m none "$disk" || exit 99
+dd if=/dev/zero of="$disk/filler" bs=1k count=$((4096 - kilobytes)) 2> "$disk/../dd" || exit 99
+"$@" --out "$disk/run"
+code=$?
+rm "$disk/filler"
+"$1" -m remora resume "$disk/run" || exit 98
+cp -r "$disk/run" "$after"
+exit $code
+"""
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[str], Path]:
+    """A command line without its run directory, and the run directory of one that had room."""
+    folder = tmp_path_factory.mktemp("roomy")
+    model, data = write_model(folder / "model"), write_data(folder / "moods.csv")
+    command = [sys.executable, "-m", "remora", "compare", "--model", str(model), "--data", str(data)]
+    command += ["--methods", "lora,bitfit", "--no-full", "--seeds", "1"]
+    command += ["protocol.tuning_trials=1", "protocol.epochs=8", "engine.checkpoint_seconds=0.1"]
+    subprocess.run([*command, "--out", str(folder / "run")], capture_output=True, check=True)
+    return command, folder / "run"
+
+
+@pytest.mark.skipif(not namespaces(), reason="no permission to mount a small disk")
+@pytest.mark.parametrize("kilobytes", (200, 48, 128, 280, 360)[: examples(1, 5)])
+def test_a_study_whose_disk_fills_up_is_taken_up_again(
+    study: tuple[list[str], Path], kilobytes: int, tmp_path: Path
+) -> None:
+    """At every size another file is the first for which there is no room."""
+    command, roomy = study
+    disk, after = tmp_path / "disk", tmp_path / "after"
+    disk.mkdir()
+    cramped = ["unshare", "--map-root-user", "--mount", "sh", "-c", STUDY, "sh", str(disk), str(kilobytes), str(after)]
+    done = subprocess.run([*cramped, *command], capture_output=True, text=True, check=False)
+    assert done.returncode == 4, done.stderr
+    assert "No space left" in one_error(done.stderr)
+    assert outcome(after) == outcome(roomy)
+    tally("full disks survived", 1)
 
 
 class FullWorker:

@@ -333,6 +333,7 @@ def _settle(config: StudyConfig, *, fit: bool) -> tuple[StudyContext, StudyPlan]
     """
     start = time.monotonic()
     context = open_context(config)
+    config = context.config
     rows = study_rows(config, context.base)
     context.lengths()  # tokenizes every split
     opening = time.monotonic() - start
@@ -344,9 +345,9 @@ def _settle(config: StudyConfig, *, fit: bool) -> tuple[StudyContext, StudyPlan]
         data = config.data if train_rows is None else config.data.model_copy(update={"train_limit": train_rows})
         update = {"protocol": protocol.model_copy(update={"budget_seconds": None}), "data": data}
         config = config.model_copy(update=update)
-        context = open_context(config, dtype=context.base.dtype)
+        context = open_context(config)
         rows = study_rows(config, context.base)
-    if fit and context.config.engine.device == "cpu":  # a GPU's memory is fitted by the loop, which halves passes
+    if fit and config.engine.device == "cpu":  # a GPU's memory is fitted by the loop, which halves passes
         engine, reductions = fit_memory(context, rows, probe, free_bytes())
         context = replace(context, config=config.model_copy(update={"engine": engine}))
     return context, replace(estimate(context, rows, probe), cuts=cuts, reductions=reductions)

@@ -12,7 +12,7 @@ from remora.engine.trial import Examples, TrialData
 from remora.methods.base import Method
 from remora.models.base import Base, Quantization, placed
 from remora.models.load import load_base
-from remora.study.machine import choose_dtype, settled_device
+from remora.study.machine import choose_dtype, dtype_name, settled_device
 from remora.tasks.base import Task, task_for
 
 _DEFAULT_LENGTH = 256
@@ -91,27 +91,28 @@ class StudyContext:
         return TrialData(task=self.task, num_outputs=self.task.num_outputs, split=split, fingerprint=self.dataset.hash)
 
 
-def open_context(config: StudyConfig, *, dtype: torch.dtype | None = None) -> StudyContext:
+def open_context(config: StudyConfig) -> StudyContext:
     """Read the data and load the base of a study.
 
     Args:
         config: the study.
-        dtype: compute type already chosen; by default the configuration's, or the faster one here.
 
     Returns:
-        The context; its configuration names the device of the study.
+        The context; its configuration names the device and the compute type, which every process of the study is to
+        take from there: measured once more, beside other work, another type may seem the faster one.
 
     Raises:
         DataError: the data cannot be used.
         ModelError: the model cannot be used.
         ResourceError: the device asked for is not there.
     """
-    config = config.model_copy(update={"engine": settled_device(config.engine)})
+    engine = settled_device(config.engine)
+    dtype = choose_dtype(config.model, engine)
+    model = config.model.model_copy(update={"dtype": dtype_name(dtype)})
+    config = config.model_copy(update={"engine": engine, "model": model})
     data = load_dataset(config.data)
-    chosen = dtype if dtype is not None else choose_dtype(config.model, config.engine)
-    model = config.model
-    base = load_base(model.id, revision=model.revision, dtype=chosen, quantization=model.quantization)
-    limit = config.model.max_length or _DEFAULT_LENGTH
+    base = load_base(model.id, revision=model.revision, dtype=dtype, quantization=model.quantization)
+    limit = model.max_length or _DEFAULT_LENGTH
     return StudyContext(
         config=config,
         dataset=data,

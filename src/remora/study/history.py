@@ -13,6 +13,11 @@ from typing import Any
 Entry = dict[str, Any]
 
 
+def now() -> str:
+    """The time of an event."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
 class History:
     """Events by trial.
 
@@ -41,8 +46,7 @@ class History:
             event = "resumed"
         elif any((old["event"], old.get("step")) == (event, values.get("step")) for old in known):
             return
-        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-        entry = {"time": now, "event": event, **values}
+        entry = {"time": now(), "event": event, **values}
         known.append(entry)
         if self._path is not None:
             with suppress(OSError):  # a full disk is told of by what matters more

@@ -16,6 +16,7 @@ from remora.results.schema import CurvePoint, GradNorm, Pack, ParamCount, TrialR
 from remora.results.store import trial_dir, write_atomic, write_result
 from remora.study.context import StudyContext
 from remora.study.halving import rung_record
+from remora.study.history import now
 from remora.study.rows import MAJORITY
 from remora.study.trials import PlannedTrial
 
@@ -41,7 +42,7 @@ def record_outcome(
     folder = trial_dir(run_dir, trial.spec.id)
     if folder.exists():
         shutil.rmtree(folder)
-    ended = {"event": outcome.status, "step": outcome.step, "error": outcome.error}
+    ended = {"time": now(), "event": outcome.status, "step": outcome.step, "error": outcome.error}
     lines = [json.dumps(event) for event in (*history, ended)]
     write_atomic(folder / "events.jsonl", ("\n".join(lines) + "\n").encode())
     if outcome.logits:
