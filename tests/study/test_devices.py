@@ -1,6 +1,7 @@
 """Which device a study runs on and what follows from it; the presence of GPUs is made up."""
 
 import subprocess
+import time
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,19 @@ def test_without_a_gpu_auto_is_the_cpu_and_cuda_an_error() -> None:
 def test_the_precision_of_the_cpu_is_measured_even_beside_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "product_rate", lambda dtype: 1.0)
     assert choose_dtype(ModelConfig(id="any"), CPU) == torch.float32
+
+
+def test_what_other_programs_take_is_no_part_of_a_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A type that was measured while others computed would seem slow, and another be chosen the next time."""
+    measure, product = machine.product_rate.__wrapped__, torch.nn.functional.linear
+    alone = measure(torch.float32, 0.01)
+
+    def interrupted(x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+        time.sleep(0.3)
+        return product(x, w)
+
+    monkeypatch.setattr(torch.nn.functional, "linear", interrupted)
+    assert measure(torch.float32, 0.01) > alone / 2  # by the clock on the wall it would be less than a tenth
 
 
 @pytest.mark.usefixtures("two_gpus")

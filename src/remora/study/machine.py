@@ -31,7 +31,11 @@ def available_cores() -> int:
 
 @cache
 def product_rate(dtype: torch.dtype, seconds: float = 0.15) -> float:
-    """Floating-point operations per second of one thread in products of the size a small encoder makes, measured."""
+    """Floating-point operations per second of one thread in products of the size a small encoder makes, measured.
+
+    The best of a few rounds, by the thread's own time: what other programs take would make one type look slower than
+    the other, and which is chosen decides the bits of a study.
+    """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -39,10 +43,10 @@ def product_rate(dtype: torch.dtype, seconds: float = 0.15) -> float:
         rounds: list[float] = []
         end = time.perf_counter() + seconds
         while len(rounds) < 3 or time.perf_counter() < end:
-            start = time.perf_counter()
+            start = time.thread_time()
             torch.nn.functional.linear(x, w)
-            rounds.append(time.perf_counter() - start)
-        return 2 * _ROWS * _IN * _OUT / sorted(rounds)[len(rounds) // 2]
+            rounds.append(time.thread_time() - start)
+        return 2 * _ROWS * _IN * _OUT / min(rounds)
     finally:
         torch.set_num_threads(threads)
 
