@@ -135,12 +135,17 @@ def tiny_config(name: str, num_labels: int = 2, **overrides: Any) -> Any:
 
 
 def tiny_hf(
-    name: str, num_labels: int = 2, dtype: torch.dtype = torch.float32, seed: int = 0, **overrides: Any
+    name: str,
+    num_labels: int = 2,
+    dtype: torch.dtype = torch.float32,
+    seed: int = 0,
+    auto: Any = AutoModelForSequenceClassification,
+    **overrides: Any,
 ) -> nn.Module:
-    """transformers' classification model in ``eval()``; it has the backbone weights of the same ``tiny_base``."""
+    """transformers' model of a class in ``eval()``; it has the backbone weights of the same ``tiny_base``."""
     config = tiny_config(name, num_labels, **overrides)
     with quiet_transformers(), torch.random.fork_rng(devices=[]):
-        model = AutoModelForSequenceClassification.from_config(config)
+        model = auto.from_config(config)
     centre = 0.0 if name in ("gemma2", "gemma3") else 1.0  # Gemma's norms multiply by 1 + weight
     with torch.no_grad():
         for key, parameter in model.named_parameters():

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from remora.config.load import apply_overrides, build_study
 from remora.config.schema import DataConfig
 from remora.data.frame import Frame, dataset_from_frame
+from remora.data.kinds import FORMS, cells
 from remora.results.store import write_atomic
 
 if TYPE_CHECKING:
@@ -84,9 +85,10 @@ def compare(
 
 def _write_frames(dataset: "Dataset", folder: Path) -> Path:
     """The splits as JSON Lines, so that workers and a later resume read the same rows."""
+    form = FORMS[dataset.task]
     for name, split in dataset.splits.items():
         lines = [
-            json.dumps(dict(zip(dataset.text_columns, texts, strict=True)) | {dataset.label_column: label})
+            json.dumps(dict(zip(dataset.text_columns, cells(texts, form), strict=True)) | {dataset.label_column: label})
             for texts, label in zip(split.texts, split.labels, strict=True)
         ]
         write_atomic(folder / f"{name}.jsonl", ("\n".join(lines) + "\n").encode())

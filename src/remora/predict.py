@@ -13,8 +13,10 @@ from remora.adapters.peft_config import read_peft_config
 from remora.adapters.peft_import import import_adapter
 from remora.adapters.record import PEFT_CONFIG, RECORD_FILE, AdapterRecord, read_record
 from remora.data.dataset import Dataset
+from remora.data.kinds import FORMS, LETTERS, Form
 from remora.data.tokenize import TextEncoder
 from remora.engine.driver import Driver
+from remora.engine.examples import as_logits
 from remora.engine.inference import infer
 from remora.engine.trial import Examples
 from remora.errors import AdapterError, ConfigError, DataError
@@ -22,7 +24,8 @@ from remora.models.base import Base
 from remora.models.load import load_base
 from remora.tasks.base import make_task
 
-Text = str | tuple[str, str]
+Text = str | tuple[str, str] | tuple[str, Sequence[str]]
+"""A text, the two of a pair, or a question and its choices."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,8 +33,8 @@ class Prediction:
     """What an adapter answers to one text.
 
     Args:
-        label: the most probable class, or the number of a regression.
-        scores: probability per class, in the order of the outputs; empty for regression.
+        label: the most probable class, the number of a regression, or the letter of a choice: A is the first.
+        scores: probability per class or choice, in their order; empty for regression.
     """
 
     label: str | float
@@ -61,40 +64,51 @@ class Predictor:
         usual = ("sentence1", "sentence2") if self.record.num_texts == 2 else ("text",)
         return self.record.text_columns or usual
 
+    @property
+    def form(self) -> Form:
+        """What it reads of these columns."""
+        return FORMS[self.record.task]
+
     def predict(self, texts: Sequence[Text]) -> list[Prediction]:
         """Answer texts.
 
         Args:
-            texts: strings, or pairs of strings where the adapter was trained on pairs.
+            texts: strings, or pairs of strings where the adapter was trained on pairs, or questions with their choices.
 
         Raises:
             DataError: not texts, or a pair where one text is read (or the other way round), as far as that is known.
         """
         logits_BC = self.logits(texts)
-        names = self.record.label_names
-        if not names:
+        if self.record.task == "regression":
             return [Prediction(label=float(row[0])) for row in logits_BC]
         shifted = np.exp(logits_BC.astype(np.float64) - logits_BC.max(1, keepdims=True))
         probs_BC = shifted / shifted.sum(1, keepdims=True)
-        return [
-            Prediction(label=names[int(row.argmax())], scores=dict(zip(names, row.tolist(), strict=True)))
-            for row in probs_BC
-        ]
+        found: list[Prediction] = []
+        for text, row in zip(texts, probs_BC, strict=True):
+            names = LETTERS[: len(text[1])] if self.record.task == "multiple-choice" else self.record.label_names
+            scores = dict(zip(names, row.tolist(), strict=False))  # behind a question's last choice stands nothing
+            found.append(Prediction(label=names[int(row.argmax())], scores=scores))
+        return found
 
     def logits(self, texts: Sequence[Text]) -> np.ndarray:
         """Logits (B, C) float32 of texts."""
         rows = [self._parts(number, text) for number, text in enumerate(texts)]
+        if self.form == "text" and len({len(row) for row in rows}) > 1:
+            raise DataError("some texts are pairs and some are not")
+        return self._logits(rows)
+
+    def _logits(self, rows: Sequence[tuple[str, ...]]) -> np.ndarray:
+        """Logits of the texts of examples, as a split holds them."""
         if not rows:
             return np.empty((0, self.record.num_outputs), np.float32)
-        if len({len(row) for row in rows}) > 1:
-            raise DataError("some texts are pairs and some are not")
         room = self.loaded.adapter.method.num_virtual_tokens
-        encoded = TextEncoder(self.base.tokenizer).encode_texts(rows, self.record.max_length, room)
+        encoded = TextEncoder(self.base.tokenizer).encode_texts(rows, self.record.max_length, room, self.form)
         type_ids = encoded.type_ids or [np.zeros_like(row) for row in encoded.ids]
-        return self.logits_of(Examples(ids=encoded.ids, type_ids=type_ids, targets=np.zeros(len(rows))))
+        targets = np.zeros(len(rows))
+        return self.logits_of(Examples(ids=encoded.ids, type_ids=type_ids, targets=targets, joints=encoded.joints))
 
     def logits_of(self, examples: Examples) -> np.ndarray:
-        """Logits (n, C) float32 of tokenized examples."""
+        """Logits float32 of tokenized examples; see `Examples.logits`."""
         base, loaded = self.base, self.loaded
         prefix = base.arch.hf_prefix
         pooler = {name: value for name, value in loaded.base_params.items() if name in base.pooler}
@@ -108,9 +122,10 @@ class Predictor:
             return loaded.head.forward(loaded.head_params, rows_ND, pooler_params={**base.pooler, **pooler})
 
         with Driver(base) as driver:
-            return infer(
+            outputs = infer(
                 driver, loaded.adapter, head, examples, num_outputs=self.record.num_outputs, params=params or None
             )
+        return as_logits(outputs, examples)
 
     def evaluate(self, dataset: Dataset, split: str) -> dict[str, float]:
         """Metrics on a split of labelled data, headline first.
@@ -136,17 +151,36 @@ class Predictor:
         metrics = dataset.metrics if same else (record.metric,)
         positive = dataset.positive if dataset.positive in record.label_names else None
         task = make_task(record.task, label_names=record.label_names, metrics=metrics, positive=positive)
-        texts = [parts[0] if len(parts) == 1 else (parts[0], parts[1]) for parts in rows.texts]
-        return task.metrics(task.targets(rows), self.logits(texts))
+        if self.form == "text" and rows.texts and len(rows.texts[0]) not in self._num_texts:
+            raise DataError(
+                f"{rows.source} has {len(rows.texts[0])} texts a row, the adapter reads {self._num_texts[0]}"
+            )
+        return task.metrics(task.targets(rows), self._logits(rows.texts))
+
+    @property
+    def _num_texts(self) -> tuple[int, ...]:
+        return (1, 2) if self.record.num_texts is None else (self.record.num_texts,)
 
     def _parts(self, number: int, text: object) -> tuple[str, ...]:
         parts: Sequence[object] = text if isinstance(text, tuple | list) else (text,)
+        if self.form == "choices":
+            return _question(number, parts)
         strings = tuple(part for part in parts if isinstance(part, str))
         wanted = {1: "a string", 2: "a pair of strings", None: "a string or a pair of strings"}[self.record.num_texts]
-        known = (1, 2) if self.record.num_texts is None else (self.record.num_texts,)
-        if len(strings) < len(parts) or len(parts) not in known:
+        if len(strings) < len(parts) or len(parts) not in self._num_texts:
             raise DataError(f"text {number} is {text!r:.60}, the adapter reads {wanted}")
         return strings
+
+
+def _question(number: int, parts: Sequence[object]) -> tuple[str, ...]:
+    """A question and its choices, one after the other."""
+    if len(parts) == 2 and isinstance(parts[0], str) and isinstance(parts[1], tuple | list):
+        choices = [choice for choice in parts[1] if isinstance(choice, str)]
+        if len(choices) == len(parts[1]) and 2 <= len(choices) <= len(LETTERS):
+            return (parts[0], *choices)
+    raise DataError(
+        f"text {number} is {parts!r:.60}, the adapter reads a question and a list of 2 to {len(LETTERS)} choices"
+    )
 
 
 def load_adapter(folder: str | Path, model: str | Base | None = None, *, labels: Sequence[str] = ()) -> Predictor:

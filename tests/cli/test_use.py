@@ -24,6 +24,7 @@ class FakeAdapter:
     """Calls a text long or short."""
 
     text_columns = ("text",)
+    form = "text"
     record = SimpleNamespace(num_texts=None, remark="reads elsewhere")
 
     def predict(self, texts: Sequence[str | tuple[str, str]]) -> list[FakePrediction]:

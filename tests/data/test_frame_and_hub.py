@@ -96,9 +96,9 @@ def test_cells(value: object, cell: str | None) -> None:
 
 
 def test_cells_that_are_no_text() -> None:
-    assert cell_of(["x"]) == Nested(kind="list")
+    assert cell_of(["x", None]) == Nested(kind="list", items=("x", None))
     assert cell_of(b"x") == Nested(kind="bytes")
-    assert cell_of(np.array([1, 2])) == Nested(kind="ndarray")
+    assert cell_of(np.array([1, 2])) == Nested(kind="list", items=("1", "2"))
 
 
 class HubSplit:

@@ -8,6 +8,7 @@ Outcomes come from a simple model: each test item has a difficulty, each row a s
 """
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import numpy as np
 from scipy import stats
 from sklearn import metrics as sk
 
-from remora.results.predictions import SplitPredictions, from_logits, write_predictions
+from remora.results.predictions import SplitPredictions, write_predictions
 from remora.results.schema import (
     Costs,
     CurvePoint,
@@ -418,3 +419,21 @@ def _costs(rows: tuple[FakeRow, ...]) -> Costs:
         )
     machine = Machine(cpu="x86-64 with AMX", cores=2, memory_gb=15.6, torch="2.13.0", dtype="bfloat16")
     return Costs(machine=machine, rows=found, study_seconds=412.7)
+
+
+def from_logits(
+    targets: Sequence[str] | Sequence[float], logits_NC: np.ndarray, names: Sequence[str]
+) -> SplitPredictions:
+    """Decode logits: the label with the largest score, the first one on a tie; the score itself for regression.
+
+    Args:
+        targets: N true labels.
+        logits_NC: the scores.
+        names: C label names; empty for regression.
+    """
+    scores_NC = np.asarray(logits_NC, dtype=np.float32)
+    if names:
+        labels = tuple(names[int(index)] for index in scores_NC.argmax(axis=1))
+        return SplitPredictions(targets=tuple(str(t) for t in targets), predictions=labels, scores=scores_NC)
+    values = tuple(float(value) for value in scores_NC[:, 0])
+    return SplitPredictions(targets=tuple(float(t) for t in targets), predictions=values, scores=scores_NC)

@@ -6,9 +6,9 @@ import pytest
 
 from remora.errors import DataError
 from remora.results import store
-from remora.results.predictions import SplitPredictions, from_logits, read_predictions, write_predictions
+from remora.results.predictions import SplitPredictions, read_predictions, write_predictions
 from remora.results.schema import ParamCount, TrialResult
-from tests.results.synthetic import ROWS, build_run
+from tests.results.synthetic import ROWS, build_run, from_logits
 
 
 def result(trial: str = "lora-s0-0000000000", **changes: object) -> TrialResult:

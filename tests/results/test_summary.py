@@ -8,11 +8,11 @@ import pytest
 from sklearn import metrics as sk
 
 from remora.errors import DataError
-from remora.results.predictions import from_logits, read_predictions, write_predictions
+from remora.results.predictions import read_predictions, write_predictions
 from remora.results.store import read_record, read_run
 from remora.results.summary import summarise, summary_of
 from remora.results.summary_schema import StudySummary
-from tests.results.synthetic import ROWS, build_run
+from tests.results.synthetic import ROWS, build_run, from_logits
 
 
 @pytest.fixture(scope="module")

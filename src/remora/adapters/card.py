@@ -3,10 +3,18 @@
 import json
 from collections.abc import Sequence
 
+from remora.adapters.classes import auto_class, class_kind
 from remora.adapters.record import PEFT_TENSORS, AdapterRecord
 from remora.models.base import Base
 from remora.models.files import ALIASES
+from remora.models.head_steps import HeadKind
 from remora.models.heads import HeadTemplate
+
+_PIPELINES: dict[HeadKind, str] = {
+    "sequence": "text-classification",
+    "choice": "multiple-choice",
+    "token": "token-classification",
+}
 
 
 def model_card(record: AdapterRecord, base: Base, notes: Sequence[str], *, merged: bool = False) -> str:
@@ -19,7 +27,7 @@ def model_card(record: AdapterRecord, base: Base, notes: Sequence[str], *, merge
         merged: whether the folder holds a model with the adapter merged in, which Remora reads as a base model only.
     """
     parts = [_front_matter(record), f"# {record.label} on {record.data_name}\n"]
-    labels = ", ".join(record.label_names) or "a number"
+    labels = "which choice is right" if record.head == "choice" else ", ".join(record.label_names) or "a number"
     origin = "trained with Remora's method" if record.num_texts else "trained elsewhere and read as Remora's method"
     kind = "model made of" if merged else "adapter for"
     parts.append(
@@ -32,7 +40,7 @@ def model_card(record: AdapterRecord, base: Base, notes: Sequence[str], *, merge
     if not merged:
         parts += ["## Use with Remora\n", _code(_remora_lines(record))]
     if record.storage == "checkpoint":
-        parts += ["## Use with transformers\n", _code(_transformers_lines(record))]
+        parts += ["## Use with transformers\n", _code(_transformers_lines(record, base))]
     elif PEFT_TENSORS in record.files:
         parts += ["## Use with peft\n", _code(peft_lines(record, base))]
     if record.num_texts:
@@ -43,26 +51,25 @@ def model_card(record: AdapterRecord, base: Base, notes: Sequence[str], *, merge
 def peft_lines(record: AdapterRecord, base: Base) -> str:
     """Python that loads the adapter with peft and prints what it answers."""
     lines, origin = _base_lines(base)
-    imports = [
-        "from peft import PeftModel",
-        "from transformers import AutoModelForSequenceClassification, AutoTokenizer",
-    ]
+    loader = auto_class(base.arch, record.head)
+    imports = ["from peft import PeftModel", f"from transformers import {loader}, AutoTokenizer"]
     more = ""
     if record.base.quantization == "nf4":
         imports = ["import torch", imports[0], f"{imports[1]}, BitsAndBytesConfig"]
         lines = [*lines, *_quantised_lines(record, base)]
         more = ", quantization_config=quantised"
-    loading = f"AutoModelForSequenceClassification.from_pretrained(base, num_labels={record.num_outputs}{more})"
+    loading = f"{loader}.from_pretrained(base, num_labels={record.num_outputs}{more})"
     head = [f"model = {loading}"]
     if base.arch.causal:
         head.append("model.config.pad_token_id = tokenizer.pad_token_id")
-    return "\n".join([*imports, *lines, *_load(origin, head), *_ask(record)])
+    return "\n".join([*imports, *lines, *_load(origin, head), *_ask(record, base)])
 
 
 def _quantised_lines(record: AdapterRecord, base: Base) -> list[str]:
     """How transformers quantises the same layers in the same way; it needs bitsandbytes."""
-    skipped = sorted({name.partition(".")[0] for name in HeadTemplate(base=base, num_outputs=1).shapes})
-    skipped += sorted({name.rpartition(".")[0] for name in base.pooler})
+    head = HeadTemplate(base=base, num_outputs=1, kind=record.head)
+    skipped = sorted({name.partition(".")[0] for name in head.shapes})
+    skipped += sorted({name.rpartition(".")[0] for name in head.pooler})
     return [
         "",
         "quantised = BitsAndBytesConfig(",
@@ -82,7 +89,9 @@ def _load(origin: str, head: list[str]) -> list[str]:
     ]
 
 
-def _ask(record: AdapterRecord) -> list[str]:
+def _ask(record: AdapterRecord, base: Base) -> list[str]:
+    if record.head == "choice":
+        return _ask_choices(record, base)
     texts = '["first text"], ["second text"]' if record.num_texts == 2 else '["your text"]'
     call = f"tokenizer({texts}, padding=True, truncation=True, max_length={record.max_length}, return_tensors="
     lines = [f'inputs = {call}"pt")', "logits = model(**inputs).logits"]
@@ -93,6 +102,21 @@ def _ask(record: AdapterRecord) -> list[str]:
     else:
         lines.append("print(logits[:, 0].tolist())")
     return lines
+
+
+def _ask_choices(record: AdapterRecord, base: Base) -> list[str]:
+    texts = "[question] * len(choices), choices"
+    if base.arch.causal:
+        texts = '[f"{question}\\n{choice}" for choice in choices]'
+    call = f"tokenizer({texts}, padding=True, truncation=True, max_length={record.max_length}, return_tensors="
+    own = class_kind(base.arch, "choice") == "choice"
+    inputs = "**{name: values[None] for name, values in inputs.items()}" if own else "**inputs"
+    return [
+        'question, choices = "your question", ["one choice", "another choice"]',
+        f'inputs = {call}"pt")',
+        f"scores = model({inputs}).logits.flatten()  # one per choice",
+        "print(choices[int(scores.argmax())])",
+    ]
 
 
 def _base_lines(base: Base) -> tuple[list[str], str]:
@@ -110,17 +134,20 @@ def _base_lines(base: Base) -> tuple[list[str], str]:
 
 def _remora_lines(record: AdapterRecord) -> str:
     text = '("first text", "second text")' if record.num_texts == 2 else '"your text"'
+    if record.head == "choice":
+        text = '("your question", ["one choice", "another choice"])'
     return f'import remora\n\nadapter = remora.load_adapter("path/to/this/folder")\nprint(adapter.predict([{text}]))'
 
 
-def _transformers_lines(record: AdapterRecord) -> str:
+def _transformers_lines(record: AdapterRecord, base: Base) -> str:
+    loader = auto_class(base.arch, record.head)
     return "\n".join(
         [
-            "from transformers import AutoModelForSequenceClassification, AutoTokenizer",
+            f"from transformers import {loader}, AutoTokenizer",
             "",
-            'model = AutoModelForSequenceClassification.from_pretrained("path/to/this/folder").eval()',
+            f'model = {loader}.from_pretrained("path/to/this/folder").eval()',
             'tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")',
-            *_ask(record),
+            *_ask(record, base),
         ]
     )
 
@@ -130,7 +157,7 @@ def _front_matter(record: AdapterRecord) -> str:
     fields = {
         "base_model": record.base.name,
         "library_name": library,
-        "pipeline_tag": "text-classification",
+        "pipeline_tag": _PIPELINES[record.head],
         "tags": ["remora", record.method],
     }
     return (

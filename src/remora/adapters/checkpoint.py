@@ -5,21 +5,25 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from torch import Tensor
-from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
 
+from remora.adapters.classes import class_name
 from remora.adapters.folder import write_tensors
 from remora.adapters.record import CHECKPOINT_TENSORS
 from remora.models.base import Base
+from remora.models.head_steps import HeadKind
 
 
-def write_checkpoint(folder: Path, base: Base, tensors: Mapping[str, Tensor], label_names: Sequence[str]) -> str:
-    """Write weights, configuration and tokenizer of a classification model.
+def write_checkpoint(
+    folder: Path, base: Base, tensors: Mapping[str, Tensor], label_names: Sequence[str], kind: HeadKind
+) -> str:
+    """Write weights, configuration and tokenizer of a model with a head.
 
     Args:
         folder: exists.
         base: the model's base, for configuration and tokenizer.
-        tensors: every parameter by its name in transformers' classification model.
-        label_names: classes; empty for regression.
+        tensors: every parameter by its name in transformers' class.
+        label_names: classes; empty where there are none.
+        kind: of the head.
 
     Returns:
         SHA-256 of the weights file.
@@ -29,8 +33,9 @@ def write_checkpoint(folder: Path, base: Base, tensors: Mapping[str, Tensor], la
     if label_names:
         config.id2label = dict(enumerate(label_names))
         config.label2id = {name: index for index, name in enumerate(label_names)}
-    config.problem_type = "single_label_classification" if label_names else "regression"
-    config.architectures = [MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES[base.arch.model_type]]
+    if kind == "sequence":
+        config.problem_type = "single_label_classification" if label_names else "regression"
+    config.architectures = [class_name(base.arch, kind)]
     config.dtype = str(next(iter(tensors.values())).dtype).removeprefix("torch.")
     if base.tokenizer is not None:
         if config.pad_token_id is None:  # without it transformers' decoders classify one text at a time only

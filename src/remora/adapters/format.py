@@ -25,12 +25,14 @@ from remora.adapters.record import (
     BaseRecord,
     Storage,
 )
+from remora.data.kinds import TaskName
 from remora.engine.trial import TrialOutcome
 from remora.errors import AdapterError
 from remora.methods.base import AdapterTensors, Method, init_adapter, weights_at
 from remora.methods.registry import get_method
 from remora.models.base import Base
 from remora.models.heads import HeadTemplate
+from remora.tasks.base import make_task
 
 READS_VIRTUAL = (
     "peft's classification models let the head read a virtual token, so their logits differ; the hidden states agree."
@@ -44,7 +46,7 @@ class AdapterInfo:
 
     Args:
         label: how tables call it.
-        task: ``classification`` or ``regression``.
+        task: its kind.
         label_names: classes in the order of the outputs.
         num_texts: texts per example.
         text_columns: their names in the data.
@@ -55,7 +57,7 @@ class AdapterInfo:
     """
 
     label: str
-    task: str
+    task: TaskName
     label_names: tuple[str, ...]
     num_texts: int
     text_columns: tuple[str, ...] = ()
@@ -103,7 +105,8 @@ def save_adapter(folder: Path, base: Base, outcome: TrialOutcome, info: AdapterI
     """
     method = get_method(outcome.spec.method, outcome.spec.settings)
     adapter = filled_adapter(method, base, {**outcome.frozen, **outcome.adapter}, outcome.spec.stream_seed("init"))
-    head = HeadTemplate(base=base, num_outputs=len(info.label_names) or 1)
+    kind = make_task(info.task, label_names=info.label_names).head
+    head = HeadTemplate(base=base, num_outputs=len(info.label_names) or 1, kind=kind)
     form = peft_form(adapter, head, outcome.head)
     storage: Storage = "peft" if form is not None and form.exact else "remora" if method.shares_base else "checkpoint"
     files: dict[str, str] = {}
@@ -115,7 +118,7 @@ def save_adapter(folder: Path, base: Base, outcome: TrialOutcome, info: AdapterI
             files[OWN_TENSORS] = write_tensors(aside / OWN_TENSORS, _own_tensors(adapter, outcome.head))
         elif storage == "checkpoint":
             tensors = {**outcome.base_weights, **outcome.head}
-            files[CHECKPOINT_TENSORS] = write_checkpoint(aside, base, tensors, info.label_names)
+            files[CHECKPOINT_TENSORS] = write_checkpoint(aside, base, tensors, info.label_names, kind)
         record = _record(base, method, adapter, outcome, info, storage, files)
         notes = _notes(base, method, form is not None, form is not None and form.as_lora, storage)
         (aside / CARD_FILE).write_text(model_card(record, base, notes), encoding="utf-8")
@@ -148,7 +151,7 @@ def load_onto(folder: Path, record: AdapterRecord, base: Base) -> LoadedAdapter:
             f" recorded is {record.base.sha256[:12]}... ({record.base.name}, {record.base.dtype})",
             f"give the model it was trained on: {record.base.name}",
         )
-    head = HeadTemplate(base=base, num_outputs=record.num_outputs)
+    head = HeadTemplate(base=base, num_outputs=record.num_outputs, kind=record.head)
     method = get_method(record.method, record.settings)
     name = TENSOR_FILE[record.storage]
     if name not in record.files:
@@ -158,7 +161,7 @@ def load_onto(folder: Path, record: AdapterRecord, base: Base) -> LoadedAdapter:
     fresh = init_adapter(method, method.sites(base), partial(weights_at, base), 0)
     if checkpoint:
         own = {base.arch.hf_prefix + key: tuple(p.shape) for key, p in base.model.named_parameters()}
-        pooler = {key: tuple(value.shape) for key, value in base.pooler.items()}
+        pooler = {key: tuple(value.shape) for key, value in head.pooler.items()}
         check_names(path, tensors, {**own, **pooler, **head.shapes})
         head_params = {key: tensors.pop(key).clone() for key in head.shapes}
         return LoadedAdapter(record=record, adapter=fresh, head=head, head_params=head_params, base_params=tensors)

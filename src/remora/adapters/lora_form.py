@@ -59,7 +59,7 @@ def lora_form(adapter: AdapterTensors, head: HeadTemplate, head_params: Tensors)
         tensors[A] = F.pad(tensors[A], (0, 0, 0, rank - own))
         tensors[B] = F.pad(tensors[B], (0, rank - own))
     dropout = next(iter(changes.values())).dropout
-    config = {**common_config(base, "LORA"), "r": rank, "lora_alpha": float(rank), "lora_dropout": dropout}
+    config = {**common_config(head, "LORA"), "r": rank, "lora_alpha": float(rank), "lora_dropout": dropout}
     config |= target_settings(config, tensors, modules, module_names(base, head), 1.0)
     config["modules_to_save"] = list(head.modules_to_save)
     tensors |= {MODEL + name: value for name, value in head_params.items()}
@@ -107,6 +107,8 @@ def not_for_vllm(adapter: AdapterTensors, head: HeadTemplate) -> list[str]:
     fused = next((site.hf_name for site in adapter.sites if site.is_part or site.name in whole), None)
     if fused is not None:
         reasons.append(f"{fused} is a fused projection, which vLLM cuts up or joins by rules of its own")
+    if head.kind != "sequence":
+        reasons.append("its head is none of a whole text, which is all that vLLM classifies")
     others = [module for module in head.modules_to_save if module not in VLLM_HEADS]
     if others:
         reasons.append(f"its head also trains {' and '.join(others)}, vLLM takes only {' or '.join(VLLM_HEADS)}")

@@ -58,7 +58,7 @@ def merged_tensors(base: Base, loaded: LoadedAdapter) -> dict[str, Tensor]:
                     view[site.rows()] = value
                 tensors[key] = whole
     whole = {name: value.to(wide) for name, value in loaded.base_params.items()}
-    return {**tensors, **base.pooler, **whole, **loaded.head_params}
+    return {**tensors, **loaded.head.pooler, **whole, **loaded.head_params}
 
 
 def unmergeable(loaded: LoadedAdapter) -> str | None:
@@ -77,7 +77,7 @@ def unmergeable(loaded: LoadedAdapter) -> str | None:
 
 
 def save_merged(folder: Path, base: Base, loaded: LoadedAdapter) -> None:
-    """Write the merged model as a folder that ``AutoModelForSequenceClassification.from_pretrained`` loads.
+    """Write the merged model as a folder that transformers' class for the task loads with ``from_pretrained``.
 
     Args:
         folder: to be made.
@@ -90,6 +90,6 @@ def save_merged(folder: Path, base: Base, loaded: LoadedAdapter) -> None:
     """
     tensors = merged_tensors(base, loaded)
     with written_whole(folder, replace=False) as aside:
-        digest = write_checkpoint(aside, base, tensors, loaded.record.label_names)
+        digest = write_checkpoint(aside, base, tensors, loaded.record.label_names, loaded.head.kind)
         merged = loaded.record.model_copy(update={"storage": "checkpoint", "files": {CHECKPOINT_TENSORS: digest}})
         (aside / CARD_FILE).write_text(model_card(merged, base, [], merged=True), encoding="utf-8")

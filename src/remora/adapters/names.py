@@ -11,9 +11,9 @@ from remora.models.heads import HeadTemplate
 
 
 def module_names(base: Base, head: HeadTemplate) -> frozenset[str]:
-    """Names of all modules of transformers' classification model around a base."""
+    """Names of all modules of transformers' model around a base that has the head."""
     backbone = {base.arch.hf_prefix + name for name, _ in base.model.named_modules() if name}
-    outer = {name.rsplit(".", 1)[0] for name in (*head.shapes, *base.pooler)}
+    outer = {name.rsplit(".", 1)[0] for name in (*head.shapes, *head.pooler)}
     return frozenset(backbone | outer)
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from remora.adapters.classes import peft_task
 from remora.adapters.names import module_names, short_names
 from remora.methods.base import AdapterTensors, LinearChange, Method, PeftTensor, Tensors, weights_at
 from remora.methods.lora import LORA_LAYOUT
@@ -78,10 +79,12 @@ def peft_form(adapter: AdapterTensors, head: HeadTemplate, head_params: Tensors)
     as_lora = not all(method.peft_holds(site) for site in held)
     modules = by_module(held)
     wraps = any(site.kind in ("linear", "norm") for site in held)
+    if not wraps and peft_task(base.arch, head.kind) is None:
+        return None  # peft puts prompts only where it knows the task
     changes = {site.id: change_at(adapter, site, base) for site in sites if method.changes(site)}
     if as_lora and (norms or not _is_lora(method, modules, changes)):
         return None
-    config = common_config(base, "LORA" if as_lora else method.peft_type)
+    config = common_config(head, "LORA" if as_lora else method.peft_type)
     tensors: dict[str, Tensor] = {}
     if as_lora:
         low = {key: folded(change) for key, change in changes.items()}
@@ -113,11 +116,12 @@ def peft_form(adapter: AdapterTensors, head: HeadTemplate, head_params: Tensors)
     return PeftForm(config=config, tensors=tensors, exact=exact, as_lora=as_lora)
 
 
-def common_config(base: Base, peft_type: str) -> dict[str, Any]:
+def common_config(head: HeadTemplate, peft_type: str) -> dict[str, Any]:
     """What every ``adapter_config.json`` says."""
+    base = head.base
     return {
         "peft_type": peft_type,
-        "task_type": "SEQ_CLS",
+        "task_type": peft_task(base.arch, head.kind),
         "base_model_name_or_path": base.name,
         "revision": base.revision,
         "inference_mode": True,

@@ -23,7 +23,8 @@ from remora.methods.base import AdapterTensors, Method, SiteWeights, init_adapte
 from remora.methods.registry import get_method, list_methods
 from remora.models.base import Base
 from remora.models.files import PICKLES, file_sha256
-from remora.models.heads import HeadTemplate, head_steps
+from remora.models.head_steps import head_steps
+from remora.models.heads import HeadTemplate
 from remora.models.sites import Site
 
 _SIZES = ("token_dim", "num_layers", "num_attention_heads", "num_transformer_submodules")
@@ -101,7 +102,7 @@ def import_adapter(folder: Path, base: Base, label_names: Sequence[str] = ()) ->
 
 def _num_outputs(path: Path, tensors: Mapping[str, Tensor], prefix: str, base: Base) -> int:
     """Classes, from the last layer of the head."""
-    last = [step.name for step in head_steps(base, 1) if step.op == "linear"][-1]
+    last = [step.name for step in head_steps(base.arch, base.config, 1) if step.op == "linear"][-1]
     weight = tensors.get(f"{prefix}{last}.weight")
     if weight is None or weight.ndim != 2:
         raise AdapterError(

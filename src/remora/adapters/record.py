@@ -5,8 +5,11 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from remora.data.kinds import TaskName
 from remora.errors import AdapterError
 from remora.models.base import Base
+from remora.models.head_steps import HeadKind
+from remora.tasks.base import make_task
 
 RECORD_FILE = "remora.json"
 PEFT_CONFIG = "adapter_config.json"
@@ -68,8 +71,9 @@ class AdapterRecord(_Strict):
         label: how tables call it.
         remark: what a reader must know about the method on this base.
         task: kind of task.
-        label_names: classes in the order of the outputs; empty for regression.
-        num_texts: texts per example; None where it is not known, of adapters from elsewhere.
+        label_names: classes in the order of the outputs; empty where there are none.
+        num_texts: texts per example (a question and its choices being two); None where it is not known, of adapters
+            from elsewhere.
         text_columns: their names in the data it was trained on, where known.
         max_length: tokens per example, virtual ones included.
         data_name: data set; `data_hash` of its rows and splits.
@@ -86,7 +90,7 @@ class AdapterRecord(_Strict):
     settings: dict[str, Any]
     label: str
     remark: str | None
-    task: Literal["classification", "regression"]
+    task: TaskName
     label_names: tuple[str, ...]
     num_texts: Literal[1, 2] | None
     text_columns: tuple[str, ...]
@@ -108,6 +112,11 @@ class AdapterRecord(_Strict):
     def num_outputs(self) -> int:
         """Width of the head: one per class, or one number."""
         return len(self.label_names) or 1
+
+    @property
+    def head(self) -> HeadKind:
+        """Which of transformers' heads it has."""
+        return make_task(self.task, label_names=self.label_names).head
 
 
 def read_record(folder: Path) -> AdapterRecord:

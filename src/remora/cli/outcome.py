@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 import click
 
+from remora.results.schema import TaskKind
 from remora.results.summary_schema import Row, StudySummary
-from remora.results.wording import duration, size
+from remora.results.wording import ASKED, duration, size
 
 if TYPE_CHECKING:
     from remora.study.api import StudyPlan
@@ -107,6 +108,6 @@ def print_outcome(summary: StudySummary, run_dir: Path, next_command: str) -> No
     click.echo(f"next:   {next_command}")
 
 
-def predict_command(run_dir: Path) -> str:
+def predict_command(run_dir: Path, task: TaskKind) -> str:
     """The command line that labels a text with what a run recommends."""
-    return f"remora predict {shlex.quote(str(run_dir))} --text 'your text'"
+    return f"remora predict {shlex.quote(str(run_dir))} {ASKED[task]}"

@@ -209,7 +209,7 @@ def execute(
     if as_json:
         print_json(outcome.outcome_json(result.summary, result.run_dir))
     else:
-        command = next_command or outcome.predict_command(result.run_dir)
+        command = next_command or outcome.predict_command(result.run_dir, result.summary.data.task)
         outcome.print_outcome(result.summary, result.run_dir, command)
     return result.exit_code
 

@@ -21,7 +21,7 @@ ADAPTER = click.Path(exists=True, file_okay=False, path_type=Path)
 @click.argument("adapter", metavar="RUN_DIR|ADAPTER", type=ADAPTER)
 @options.plugin_option
 @click.option("--text", "texts", multiple=True, help="A text to label; may be repeated.")
-@click.option("--pair", "pairs", multiple=True, help="The second text, where the adapter reads pairs.")
+@click.option("--pair", "pairs", multiple=True, help="The second text of a pair; each choice of a question.")
 @click.option("--file", "file", help="Texts in a table, in .txt with one per line, or - for standard input.")
 @options.base_option
 @options.labels_option
@@ -47,12 +47,12 @@ def predict(
     loaded = open_adapter(find_adapter(adapter), model, labels)
     names = columns or loaded.text_columns
     if file is None:
-        inputs = texts_from_options(texts, pairs)
+        inputs = texts_from_options(texts, pairs, loaded.form)
     elif file == "-":
         with click.open_file("-", encoding="utf-8") as stream:
-            inputs = texts_from_stream(stream, names)
+            inputs = texts_from_stream(stream, names, loaded.form)
     else:
-        inputs = texts_from_file(Path(file), names)
+        inputs = texts_from_file(Path(file), names, loaded.form)
     for text, prediction in zip(inputs, loaded.predict(inputs), strict=True):
         shown = text if isinstance(text, str) else list(text)
         print_jsonl({"text": shown, "label": prediction.label, "scores": dict(prediction.scores)})

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
 StudyKind = Literal["compare", "train", "sweep"]
-TaskKind = Literal["auto", "classification", "regression"]
+TaskKind = Literal["auto", "classification", "regression", "multiple-choice"]
 
 
 def _as_names(value: object) -> object:
@@ -46,7 +46,7 @@ class DataConfig(Settings):
     local: str | None = None
     """The user's own copy of the data set whose card ``path`` names: a file or a folder."""
     text: Names | None = None
-    """The text column, or the two of a pair; None means the usual names."""
+    """The text column, or the two of a pair, or a question's and that of its choices; None means the usual names."""
     label: str | None = None
     task: TaskKind = "auto"
     train_limit: Count | None = None

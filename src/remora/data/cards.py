@@ -91,21 +91,26 @@ def load_card(name: str) -> Card | None:
         raise DataError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
 
 
-def require_available(card: Card) -> None:
+def require_available(card: Card) -> TaskKind:
     """Refuse a card whose kind of task no study can run.
 
     Args:
         card: the card that is to be used.
 
+    Returns:
+        Its kind of task.
+
     Raises:
         DataError: its kind of task is not available.
     """
-    available = [kind for kind in get_args(TaskKind) if kind != "auto"]
-    if card.task not in available:
-        raise DataError(
-            f"the data set {card.name!r} is for {card.task}, and this kind of task is not available",
-            f"studies run {' and '.join(available)}; `remora list datasets` shows what each data set is for",
-        )
+    available: list[TaskKind] = [kind for kind in get_args(TaskKind) if kind != "auto"]
+    for kind in available:
+        if kind == card.task:
+            return kind
+    raise DataError(
+        f"the data set {card.name!r} is for {card.task}, and this kind of task is not available",
+        f"studies run {', '.join(available)}; `remora list datasets` shows what each data set is for",
+    )
 
 
 def embedded_folder(name: str) -> Path | None:

@@ -30,4 +30,6 @@ def cell_of(value: object) -> Cell:
         return "true" if value else "false"
     if isinstance(value, str | int | float):
         return str(value)
+    if isinstance(value, list | tuple | np.ndarray):
+        return Nested(kind="list", items=tuple(map(cell_of, value)))
     return Nested(kind=type(value).__name__)

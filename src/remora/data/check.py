@@ -4,11 +4,12 @@ import math
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from remora.data.columns import Columns
-from remora.data.table import BadRow, Nested, Table
+from remora.data.kinds import LETTERS, Form
+from remora.data.table import BadRow, Cell, Nested, Table
 from remora.errors import DataError
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -43,6 +44,14 @@ class Rows:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def kept(self, rows: Sequence[int]) -> "Rows":
+        """Some of them."""
+        return Rows(
+            texts=[self.texts[row] for row in rows],
+            labels=[self.labels[row] for row in rows],
+            places=[self.places[row] for row in rows],
+        )
+
 
 @dataclass(kw_only=True)
 class Checked:
@@ -53,7 +62,7 @@ class Checked:
     counts: Counter[str] = field(default_factory=Counter[str])
 
 
-def check_split(checked: Checked, split: str, tables: Sequence[Table], columns: Columns) -> None:
+def check_split(checked: Checked, split: str, tables: Sequence[Table], columns: Columns, form: Form = "text") -> None:
     """Add the rows of one split.
 
     Args:
@@ -61,6 +70,7 @@ def check_split(checked: Checked, split: str, tables: Sequence[Table], columns: 
         split: the split's name.
         tables: its files in order.
         columns: which columns to use.
+        form: what the text columns hold.
 
     Raises:
         DataError: not one row of the split has a label.
@@ -73,14 +83,15 @@ def check_split(checked: Checked, split: str, tables: Sequence[Table], columns: 
         text_columns = [table.columns[name] for name in columns.text]
         for index, label in enumerate(table.columns[columns.label]):
             num_rows += 1
-            texts = tuple(column[index] for column in text_columns)
+            cells = tuple(column[index] for column in text_columns)
             problem = _label_problem(label)
             num_labelled += problem is None
-            problem = problem or _text_problem(texts, columns.text)
+            texts, wrong = _read[form](cells, columns.text)
+            problem = problem or wrong
             if problem:
                 checked.bad.append(BadRow(place=table.place(index), message=problem))
                 continue
-            rows.texts.append(tuple(_clean(str(text), checked.counts) for text in texts))
+            rows.texts.append(tuple(_clean(text, checked.counts) for text in texts))
             rows.labels.append(str(label))
             rows.places.append(table.place(index))
     if num_rows and not num_labelled:
@@ -98,13 +109,55 @@ def _label_problem(label: object) -> str | None:
     return "the label holds half a surrogate pair" if _SURROGATE.search(str(label)) else None
 
 
-def _text_problem(texts: Iterable[object], names: Iterable[str]) -> str | None:
-    for text, name in zip(texts, names, strict=True):
+def _plain(cells: Sequence[Cell], names: Sequence[str]) -> tuple[Texts, str | None]:
+    """The texts of a row, and what is wrong with it."""
+    texts: list[str] = []
+    for text, name in zip(cells, names, strict=True):
         if text is None:
-            return f"no value in text column {name!r}"
+            return (), f"no value in text column {name!r}"
         if isinstance(text, Nested):
-            return f"text column {name!r} holds {text.kind}, not text"
-    return None
+            return (), f"text column {name!r} holds {text.kind}, not text"
+        texts.append(text)
+    return tuple(texts), None
+
+
+def _question(cells: Sequence[Cell], names: Sequence[str]) -> tuple[Texts, str | None]:
+    """A question and its choices, and what is wrong with them."""
+    question, problem = _plain(cells[:1], names[:1])
+    if problem:
+        return (), problem
+    choices, problem = list_of_texts(cells[1], names[1], "choice")
+    if problem is None and not 2 <= len(choices) <= len(LETTERS):
+        problem = f"the number of choices is {len(choices)}, from 2 to {len(LETTERS)} can be read"
+    return (*question, *choices), problem
+
+
+def list_of_texts(cell: Cell, name: str, what: str) -> tuple[Texts, str | None]:
+    """The texts of a list.
+
+    Args:
+        cell: that holds it.
+        name: of its column.
+        what: one of them is.
+
+    Returns:
+        The texts, and what is wrong with them.
+    """
+    if not isinstance(cell, Nested) or cell.items is None:
+        found = "nothing" if cell is None else "text" if isinstance(cell, str) else cell.kind
+        return (), f"column {name!r} holds {found}, not a list"
+    texts: list[str] = []
+    for number, item in enumerate(cell.items, 1):
+        if not isinstance(item, str) or not item.strip():
+            return (), f"{what} {number} of {len(cell.items)} in column {name!r} is missing"
+        texts.append(item)
+    return tuple(texts), None
+
+
+_read: dict[Form, Callable[[Sequence[Cell], Sequence[str]], tuple[Texts, str | None]]] = {
+    "text": _plain,
+    "choices": _question,
+}
 
 
 def _clean(text: str, counts: Counter[str]) -> str:

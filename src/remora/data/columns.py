@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 
+from remora.data.kinds import Form
 from remora.data.table import shown
 from remora.errors import DataError
 
@@ -20,18 +21,32 @@ SINGLES = (
     "text", "sentence", "review", "tweet", "message", "content", "comment", "utterance", "body", "document", "question",
 )  # fmt: skip
 LABELS = ("label", "labels", "class", "category", "intent", "sentiment", "target", "score", "rating")
+QUESTIONS = ("question", "prompt", "context")
+CHOICES = ("choices", "options", "endings")
+ANSWERS = ("label", "answer", "answerkey", "answer_key", "target")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Columns:
-    """The text column, or the two of a pair, and the label column."""
+    """The text column, or the two of a pair (a question and its choices), and the label column."""
 
     text: tuple[str, ...]
     label: str
 
 
+def choice_columns(names: Iterable[str]) -> tuple[str, str] | None:
+    """The usual columns of a question and its choices, if both are there."""
+    by_name = {name.strip().lower(): name for name in names}
+    question = next((by_name[usual] for usual in QUESTIONS if usual in by_name), None)
+    choices = next((by_name[usual] for usual in CHOICES if usual in by_name), None)
+    return None if question is None or choices is None else (question, choices)
+
+
 def find_columns(
-    names: Mapping[str, Sequence[str]], text: Sequence[str] | None = None, label: str | None = None
+    names: Mapping[str, Sequence[str]],
+    text: Sequence[str] | None = None,
+    label: str | None = None,
+    form: Form = "text",
 ) -> Columns:
     """Find the columns that every split has.
 
@@ -39,6 +54,7 @@ def find_columns(
         names: split name to its column names; all splits must agree on the columns used.
         text: the text columns when given.
         label: the label column when given.
+        form: what the text columns hold.
 
     Returns:
         The columns.
@@ -56,6 +72,8 @@ def find_columns(
             f"data.text names {len(text)} columns: {', '.join(text)}",
             "give one text column, or two different ones for a pair",
         )
+    if form == "choices":
+        text, label = _of_choices(train, text, label)
     found_label = label or _find_label(train, text or ())
     found_text = tuple(text) if text else _find_text([name for name in train if name != found_label], train)
     if found_label in found_text:
@@ -64,6 +82,18 @@ def find_columns(
         _require(name, names)
     _require_label(found_label, names)
     return Columns(text=found_text, label=found_label)
+
+
+def _of_choices(columns: Sequence[str], text: Sequence[str] | None, label: str | None) -> tuple[Sequence[str], str]:
+    """Question, choices and answer, where they are not given."""
+    found = text or choice_columns(columns)
+    if found is None or len(found) != 2:
+        raise DataError(
+            f"no columns of a question and its choices among {_listed(columns)}", "set data.text=[QUESTION,CHOICES]"
+        )
+    by_name = {name.strip().lower(): name for name in columns if name not in found}
+    usual = (by_name[answer] for answer in ANSWERS if answer in by_name)
+    return found, label or next(usual, None) or _find_label(columns, found)
 
 
 def _require(wanted: str, names: Mapping[str, Sequence[str]]) -> None:

@@ -5,24 +5,22 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from remora.config.schema import DataConfig
 from remora.data.cards import Card, load_card, require_available
 from remora.data.check import Checked, Note, check_split, count_notes, repeat_notes, settle_bad_rows
-from remora.data.columns import Columns, find_columns
+from remora.data.columns import Columns, choice_columns, find_columns
 from remora.data.hub import read_hub
+from remora.data.kinds import FORMS, TaskName
 from remora.data.labels import Labels, decide_labels
 from remora.data.metric_names import choose_metrics
 from remora.data.partition import Part, partition
 from remora.data.read import read_table
 from remora.data.sources import find_files
-from remora.data.table import Table
+from remora.data.table import Nested, Table
 from remora.errors import DataError
 
 __all__ = ["Dataset", "Note", "Split", "assemble", "load_dataset"]
-
-TaskName = Literal["classification", "regression"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,8 +29,8 @@ class Split:
 
     Args:
         name: ``train``, ``validation`` or ``test``.
-        texts: per row one text, or two for a pair.
-        labels: per row a class name (str) or a number (float).
+        texts: per row one text, or two for a pair; or a question and its choices.
+        labels: per row a class name (str) or a number (float); or the letter of the right choice.
         source: where the rows come from, in words.
         hash: SHA-256 over texts and labels in order, hexadecimal.
     """
@@ -53,10 +51,10 @@ class Dataset:
 
     Args:
         name: of the file, folder, card or Hub id.
-        task: ``classification`` or ``regression``.
-        text_columns: one name, or two for a pair.
+        task: its kind.
+        text_columns: one name, or two for a pair or for a question and its choices.
         label_column: the label's column.
-        label_names: the classes, sorted; empty for regression. Class index = position here.
+        label_names: the classes, sorted; empty where there are none. Class index = position here.
         metric: the headline metric.
         metrics: all metrics, headline first.
         positive: the class of the metric ``f1``; None without one.
@@ -95,7 +93,7 @@ class Dataset:
         return self.splits["test"]
 
     def label_counts(self, split: str) -> dict[str, int]:
-        """Rows per class of a split, in the order of ``label_names``; empty for regression."""
+        """Rows per class of a split, in the order of ``label_names``; empty where there are none."""
         counts = Counter(self.splits[split].labels)
         return {name: counts[name] for name in self.label_names}
 
@@ -149,21 +147,22 @@ def assemble(name: str, tables: Mapping[str, Sequence[Table]], config: DataConfi
             Note(kind="card", message=f"the card {card.name!r} does not fit the columns and is not used", count=1)
         )
         card = None
-    if card and config.task == "auto":
-        require_available(card)
+    wanted = require_available(card) if card and config.task == "auto" else config.task
+    if wanted == "auto" and _asks(tables["train"], config.text):
+        wanted = "multiple-choice"
+    form = FORMS["classification" if wanted == "auto" else wanted]
     columns = (
-        find_columns(names, config.text or card.text, config.label or card.label)
+        find_columns(names, config.text or card.text, config.label or card.label, form)
         if card
-        else find_columns(names, config.text, config.label)
+        else find_columns(names, config.text, config.label, form)
     )
     checked = Checked()
     for split, group in tables.items():
-        check_split(checked, split, group, columns)
+        check_split(checked, split, group, columns, form)
     notes += [*settle_bad_rows(checked.bad, config.on_bad_rows), *count_notes(checked.counts)]
     for split, rows in checked.rows.items():
         if not len(rows):
             raise DataError(f"{split} ({tables[split][0].source}): no usable rows")
-    wanted = card.task if card and config.task == "auto" else config.task
     labels = decide_labels(checked.rows, wanted, config.on_bad_rows)
     if card and (labels.task != card.task or (card.labels and set(card.labels) != set(labels.names))):
         message = f"the card {card.name!r} has another task or other classes and is not used"
@@ -241,6 +240,15 @@ def _shared_columns(split: str, tables: Sequence[Table]) -> list[str]:
         if set(table.columns) != set(first):
             raise DataError(f"{split}: {table.source} has other columns than {tables[0].source}")
     return first
+
+
+def _asks(tables: Sequence[Table], text: Sequence[str] | None) -> bool:
+    """Whether rows are questions with lists of choices, by the columns given or the usual ones."""
+    columns = tables[0].columns
+    names = tuple(text or choice_columns(columns) or ())
+    if len(names) != 2 or names[1] not in columns:
+        return False
+    return any(isinstance(cell, Nested) and cell.items is not None for cell in columns[names[1]])
 
 
 def _columns_fit(card: Card, names: Mapping[str, Sequence[str]], config: DataConfig) -> bool:

@@ -44,7 +44,9 @@ def _cell(value: object) -> Cell:
         return value
     if isinstance(value, bool):
         return "true" if value else "false"
-    return Nested(kind="list" if isinstance(value, list) else "object")
+    if isinstance(value, list):
+        return Nested(kind="list", items=tuple(map(_cell, value)))
+    return Nested(kind="object")
 
 
 def _row(value: object) -> _Row:

@@ -4,9 +4,10 @@ from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from statistics import fmean, pstdev
-from typing import Literal
 
 from remora.data.check import Note, Rows, as_number, settle_bad_rows
+from remora.data.choices import name_answers
+from remora.data.kinds import TaskName
 from remora.data.table import BadRow, shown
 from remora.errors import DataError
 
@@ -20,11 +21,11 @@ class Labels:
 
     Args:
         task: what is learnt.
-        names: the classes of all splits, sorted; empty for regression.
+        names: the classes of all splits, sorted; empty where there are none.
         notes: counted remarks.
     """
 
-    task: Literal["classification", "regression"]
+    task: TaskName
     names: tuple[str, ...]
     notes: tuple[Note, ...]
 
@@ -34,7 +35,7 @@ def decide_labels(rows: dict[str, Rows], wanted: str, on_bad_rows: str) -> Label
 
     Args:
         rows: the checked rows of each split; with ``drop``, rows whose label is no number leave them.
-        wanted: ``auto``, ``classification`` or ``regression``.
+        wanted: the kind of task, or ``auto`` for classes or numbers.
         on_bad_rows: ``error`` or ``drop``.
 
     Returns:
@@ -44,6 +45,8 @@ def decide_labels(rows: dict[str, Rows], wanted: str, on_bad_rows: str) -> Label
         DataError: one class only, labels that are all different, numbers expected and not found, or a test split with
             mostly unknown classes.
     """
+    if wanted == "multiple-choice":
+        return Labels(task="multiple-choice", names=(), notes=name_answers(rows, on_bad_rows))
     if wanted == "regression" or (wanted == "auto" and _looks_like_numbers(rows["train"].labels)):
         return _numbers(rows, on_bad_rows, decided=wanted == "auto")
     return _classes(rows)
@@ -68,11 +71,7 @@ def _numbers(rows: dict[str, Rows], on_bad_rows: str, *, decided: bool) -> Label
             else:
                 keep.append(row)
         if len(keep) < len(part):
-            rows[split] = Rows(
-                texts=[part.texts[row] for row in keep],
-                labels=[part.labels[row] for row in keep],
-                places=[part.places[row] for row in keep],
-            )
+            rows[split] = part.kept(keep)
     notes = list(settle_bad_rows(wrong, on_bad_rows))
     for split, part in rows.items():
         if not len(part):

@@ -8,6 +8,14 @@ from remora.errors import DataError
 CLASSIFICATION = ("accuracy", "macro_f1", "weighted_f1", "matthews", "f1")
 """``f1`` is that of the positive class; besides these, every class has ``f1/CLASS``."""
 REGRESSION = ("pearson", "spearman", "mse")
+MULTIPLE_CHOICE = ("accuracy",)
+
+
+_USUAL: dict[str, tuple[str, ...]] = {
+    "classification": CLASSIFICATION,
+    "regression": REGRESSION,
+    "multiple-choice": MULTIPLE_CHOICE,
+}
 
 
 def choose_metrics(
@@ -21,7 +29,7 @@ def choose_metrics(
     """All metrics of a data set, headline first.
 
     Args:
-        task: ``classification`` or ``regression``.
+        task: its kind.
         wanted: the headline metric the user set, if any.
         card: the card's metrics, headline first; empty without a card.
         label_names: the classes.
@@ -33,7 +41,7 @@ def choose_metrics(
     Raises:
         DataError: the wanted metric does not exist for this task.
     """
-    usual = REGRESSION if task == "regression" else CLASSIFICATION
+    usual = _USUAL[task]
     if positive is None:
         usual = tuple(name for name in usual if name != "f1")
     if wanted is not None and wanted not in usual and wanted not in {f"f1/{name}" for name in label_names}:

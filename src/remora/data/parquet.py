@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from remora.data.cells import cell_of
 from remora.data.read import most_bytes
 from remora.data.table import BadRow, Cell, Nested, Table, place_of, shown
 from remora.errors import DataError
@@ -82,6 +83,8 @@ def _cells(column: pa.ChunkedArray) -> tuple[list[Cell], list[int]]:
         column = column.cast(kind)
     if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
         return _strings(column)
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+        return [cell_of(value) for value in column.to_pylist()], []
     scalar = (pa.types.is_boolean, pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal, pa.types.is_null)
     if not any(is_kind(kind) for is_kind in scalar):  # dates among them: not all have a counterpart in Python
         return [None if empty else Nested(kind=str(kind)) for empty in column.is_null().to_pylist()], []

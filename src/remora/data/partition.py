@@ -109,8 +109,11 @@ def _cut(train: Rows, rest: Sequence[int], count: int, labels: Labels, seed: int
 
 
 def _strata(values: Sequence[str], labels: Labels) -> Sequence[str | int]:
-    return values if labels.task == "classification" else number_strata([float(value) for value in values])
+    """What is kept in proportion: classes, or bins of numbers; the places of right answers mean nothing."""
+    if labels.task == "classification":
+        return values
+    return number_strata([float(value) for value in values]) if labels.task == "regression" else [0] * len(values)
 
 
 def _value(label: str, labels: Labels) -> str | float:
-    return label if labels.task == "classification" else float(label)
+    return float(label) if labels.task == "regression" else label

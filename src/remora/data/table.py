@@ -6,9 +6,15 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class Nested:
-    """A cell that holds no text but a list or an object; harmless unless its column is used."""
+    """A cell that holds no text but a list or an object.
+
+    Args:
+        kind: what it is, in a word.
+        items: of a list.
+    """
 
     kind: str
+    items: "tuple[Cell, ...] | None" = None
 
 
 Cell = str | Nested | None

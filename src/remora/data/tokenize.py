@@ -6,7 +6,7 @@ import os
 import tempfile
 import zipfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import numpy.typing as npt
 from tokenizers import Encoding, Tokenizer
 
 from remora.data.dataset import Split
+from remora.data.kinds import Form
 from remora.errors import ConfigError, ModelError
 from remora.paths import cache_dir
 
@@ -26,7 +27,7 @@ _CHUNK = 1000  # texts tokenized at a time: the tokenizer's own objects are larg
 
 @dataclass(frozen=True, kw_only=True)
 class Encoded:
-    """The token ids of some texts.
+    """The token ids of some examples, each of one text (or pair), or of several that are read apart.
 
     Args:
         ids: per text its ids, special tokens included, at least one (L_i,).
@@ -35,6 +36,7 @@ class Encoded:
         num_truncated: how many texts were cut.
         num_empty: how many texts gave no token at all and got a single end-of-text token.
         max_length: the budget, virtual tokens excluded.
+        joints: the first text of every example, and the end (n + 1,); None where each has one.
     """
 
     ids: list[Ints]
@@ -43,14 +45,21 @@ class Encoded:
     num_truncated: int
     num_empty: int
     max_length: int
+    joints: Ints | None = None
 
     def __len__(self) -> int:
-        return len(self.ids)
+        return len(self.ids) if self.joints is None else len(self.joints) - 1
 
     @property
     def lengths(self) -> Ints:
-        """Tokens per text after cutting (B,)."""
-        return np.array([len(row) for row in self.ids], dtype=np.int64)
+        """Tokens per example after cutting (n,), all its texts together."""
+        lengths = np.array([len(row) for row in self.ids], dtype=np.int64)
+        return lengths if self.joints is None else np.add.reduceat(lengths, self.joints[:-1])
+
+    @property
+    def num_texts(self) -> Ints:
+        """Texts per example (n,); virtual tokens stand before each."""
+        return np.ones(len(self), np.int64) if self.joints is None else np.diff(self.joints)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,9 +90,9 @@ def length_statistics(parts: Sequence[Encoded]) -> LengthStatistics:
     )
 
 
-def encode_split(split: Split, tokenizer: Any, max_length: int, room: int = 0) -> Encoded:
+def encode_split(split: Split, tokenizer: Any, max_length: int, room: int = 0, form: Form = "text") -> Encoded:
     """Tokenize a split, or fetch it from the cache; see `TextEncoder.encode_split`."""
-    return TextEncoder(tokenizer).encode_split(split, max_length, room)
+    return TextEncoder(tokenizer).encode_split(split, max_length, room, form)
 
 
 class TextEncoder:
@@ -124,13 +133,14 @@ class TextEncoder:
         ]
         self.fingerprint = hashlib.sha256(json.dumps(settings).encode()).hexdigest()
 
-    def encode_split(self, split: Split, max_length: int, room: int = 0) -> Encoded:
+    def encode_split(self, split: Split, max_length: int, room: int = 0, form: Form = "text") -> Encoded:
         """Tokenize a split, or fetch it from the cache.
 
         Args:
-            split: texts or pairs.
-            max_length: tokens per example, special and virtual ones included.
+            split: examples.
+            max_length: tokens per text, special and virtual ones included.
             room: virtual tokens that a method puts in front; they are taken from the budget.
+            form: what the texts of an example are.
 
         Returns:
             The ids in the split's order.
@@ -138,23 +148,27 @@ class TextEncoder:
         Raises:
             ConfigError: the budget leaves no room for text.
         """
-        budget = self._budget(split.texts, max_length, room)
-        key = hashlib.sha256(f"{split.hash} {self.fingerprint} {budget}".encode()).hexdigest()
+        texts, joints = _apart(split.texts, form)
+        budget = self._budget(texts, max_length, room)
+        key = hashlib.sha256(f"{split.hash} {self.fingerprint} {budget}{_of_form(form)}".encode()).hexdigest()
         path = cache_dir() / "tokens" / f"{key[:32]}.npz"
         found = _load(path, budget)
-        if found is not None and len(found) == len(split):
-            return found
-        encoded = self.encode_texts(split.texts, max_length, room)
+        if found is not None and len(found) == len(texts):
+            return replace(found, joints=joints)
+        encoded = self.encode_texts(split.texts, max_length, room, form)
         _save(path, encoded)
         return encoded
 
-    def encode_texts(self, texts: Sequence[Sequence[str]], max_length: int, room: int = 0) -> Encoded:
+    def encode_texts(
+        self, texts: Sequence[Sequence[str]], max_length: int, room: int = 0, form: Form = "text"
+    ) -> Encoded:
         """Tokenize texts without the cache.
 
         Args:
-            texts: per example one text, or two for a pair.
-            max_length: tokens per example, special and virtual ones included.
+            texts: per example one text, or two for a pair; or a question and its choices, which are read as pairs.
+            max_length: tokens per text or pair, special and virtual ones included.
             room: virtual tokens that a method puts in front; they are taken from the budget.
+            form: what the texts of an example are.
 
         Returns:
             The ids in order.
@@ -162,6 +176,7 @@ class TextEncoder:
         Raises:
             ConfigError: the budget leaves no room for text.
         """
+        texts, joints = _apart(texts, form)
         budget = self._budget(texts, max_length, room)
         ids: list[Ints] = []
         type_ids: list[Ints] = []
@@ -191,6 +206,7 @@ class TextEncoder:
             num_truncated=int((lengths > budget).sum()),
             num_empty=num_empty,
             max_length=budget,
+            joints=joints,
         )
 
     def _overhead(self, num_texts: int) -> int:
@@ -224,6 +240,19 @@ class TextEncoder:
             return self._rules.post_process(parts[0], parts[1], add_special_tokens=True), full_length
         whole = Encoding.merge([parts[0], self._line_feed, parts[1]], growing_offsets=False)
         return self._rules.post_process(whole, add_special_tokens=True), full_length
+
+
+def _apart(texts: Sequence[Sequence[str]], form: Form) -> tuple[Sequence[Sequence[str]], Ints | None]:
+    """The texts (or pairs) that are read apart, and the first one of every example."""
+    if form == "text":
+        return texts, None
+    pairs = [(question, choice) for question, *choices in texts for choice in choices]
+    return pairs, np.concatenate([[0], np.cumsum([len(row) - 1 for row in texts])]).astype(np.int64)
+
+
+def _of_form(form: Form) -> str:
+    """What a form adds to the key of the cache; one text or a pair keep the name they had before there were others."""
+    return "" if form == "text" else f" {form}"
 
 
 def longest_first(lengths: Sequence[int], budget: int) -> list[int]:

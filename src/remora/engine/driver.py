@@ -62,12 +62,12 @@ class _Running(CurrentPass):
         calls: of each module in this pass so far.
         notes: of each lane's method, from one site of the pass to a later one.
         prefixes: gives what lanes bring to an attention module.
-        read_S: the rows to go on with after the last layer's attention; None for all.
+        read_R: the rows to go on with after the last layer's attention; None for all.
     """
 
     def __init__(self, prefixes: Callable[[str], Prefixes]) -> None:
         self._prefixes = prefixes
-        self.read_S: Tensor | None = None
+        self.read_R: Tensor | None = None
         self.users: dict[str, list[tuple[int, Site, AdapterTensors]]] = {}
         self.calls: dict[str, int] = {}
         self.notes: dict[int, dict[str, Tensor]] = {}
@@ -184,7 +184,7 @@ class Driver:
         params: Mapping[str, Tensor] | None = None,
         entry: Entry | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """The rows that heads read, one per sequence, without computing others after the last layer's attention.
+        """The rows that heads read, without computing others after the last layer's attention.
 
         Args:
             layout: the pass.
@@ -193,7 +193,8 @@ class Driver:
             entry: states that are known, as `entering` gave them, so that nothing below them is computed.
 
         Returns:
-            rows (S, D) in the base's compute dtype, and the number (S,) of the row each comes from.
+            rows (R, D) in the base's compute dtype, one per sequence unless places are given, and the number (R,) of
+            the row each comes from.
         """
         if entry is not None:
             with self._watched_stack().entered(entry):
@@ -201,14 +202,17 @@ class Driver:
         pooling = self.base.pooling
         own = [adapter for adapter in adapters if adapter is not None]
         blocks = any(site.name == "block" for adapter in own for site in adapter.sites)
-        if self.base.arch.rejoin is None or pooling == "mean" or blocks or any(each.method.joins_rows for each in own):
+        mean = pooling == "mean" and layout.given_R is None
+        if self.base.arch.rejoin is None or mean or blocks or any(each.method.joins_rows for each in own):
             return pooled_rows(self.forward(layout, adapters, params), layout, pooling)
-        numbers = layout.last_S if pooling == "last" else layout.first_S
-        self._current.read_S = numbers
+        numbers = layout.given_R
+        if numbers is None:
+            numbers = layout.last_S if pooling == "last" else layout.first_S
+        self._current.read_R = numbers
         try:
             return self.forward(layout, adapters, params), numbers
         finally:
-            self._current.read_S = None
+            self._current.read_R = None
 
     def forward(
         self, layout: Layout, adapters: Sequence[AdapterTensors | None], params: Mapping[str, Tensor] | None = None
@@ -314,10 +318,10 @@ class Driver:
     def _rejoin_forward(self, original: Forward) -> Forward:
         def forward(mixed: Tensor, entered: Tensor) -> Tensor:
             current = self._current
-            if current.read_S is None:
+            if current.read_R is None:
                 return original(mixed, entered)
-            current.layout = self._layout().narrowed(current.read_S)
-            return original(mixed.index_select(1, current.read_S), entered.index_select(1, current.read_S))
+            current.layout = self._layout().narrowed(current.read_R)
+            return original(mixed.index_select(1, current.read_R), entered.index_select(1, current.read_R))
 
         return forward
 

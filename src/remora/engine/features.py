@@ -28,8 +28,8 @@ class Prefix:
 
     Args:
         layer: index of the layer.
-        hidden_ND: all examples' tokens one after the other, in the base's compute dtype.
-        offsets: (n + 1,) where each example begins, and the end.
+        hidden_ND: all sequences' tokens one after the other, in the base's compute dtype.
+        offsets: (S + 1,) where each sequence begins, and the end.
     """
 
     layer: int
@@ -37,10 +37,10 @@ class Prefix:
     offsets: np.ndarray
 
     def entry(self, chosen: np.ndarray, layout: Layout) -> Entry:
-        """How a pass over some examples enters the stack.
+        """How a pass over some sequences enters the stack.
 
         Args:
-            chosen: the examples, one per sequence of the pass.
+            chosen: the sequences of the pass.
             layout: the pass.
         """
         spans = [(int(self.offsets[i]), int(self.offsets[i + 1])) for i in chosen]
@@ -70,7 +70,7 @@ class FeatureCache:
         self._prefixes: dict[str, Prefix] = {}
 
     def rows(self, split: str) -> Tensor:
-        """(n, D) rows of a split in its order, in the base's compute dtype; computed at the first call."""
+        """(R, D) rows of a split in its order, in the base's compute dtype; computed at the first call."""
         if split not in self._rows:
             self._rows[split] = base_rows(self._driver, self._data.split(split, 0))
         return self._rows[split]

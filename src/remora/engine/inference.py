@@ -27,9 +27,9 @@ def infer(
     params: Mapping[str, Tensor] | None = None,
     enter: Enter | None = None,
 ) -> np.ndarray:
-    """Logits of every example.
+    """What the head makes of every row it reads.
 
-    Examples are cut into passes by their lengths alone, so the same examples give the same bits again.
+    Sequences are cut into passes by their lengths alone, so the same examples give the same bits again.
 
     Args:
         driver: of the base.
@@ -41,25 +41,27 @@ def infer(
         enter: the known states with which a pass over some examples enters the stack; None to compute all of it.
 
     Returns:
-        (n, C) float32, in the examples' order.
+        (R, C) float32, in the order of examples, sequences and places; (n, C) where each example has one row.
     """
     room = adapter.method.num_virtual_tokens
-    out = np.empty((len(examples), num_outputs), np.float32)
+    out = np.empty((int(examples.num_rows.sum()), num_outputs), np.float32)
     with torch.no_grad():
         if not adapter.sites and params is None:
             rows = base_rows(driver, examples)
             return head(rows).float().cpu().numpy() if len(examples) else out
         for chosen in token_chunks(examples.ids, EVAL_TOKENS, room):
-            out[chosen] = head(_pass(driver, adapter, examples, chosen, params, enter)).float().cpu().numpy()
+            rows = _pass(driver, adapter, examples, chosen, params, enter)
+            out[examples.rows(chosen)] = head(rows).float().cpu().numpy()
     return out
 
 
 def base_rows(driver: Driver, examples: Examples) -> Tensor:
-    """(n, D) rows that a head reads, from the untouched base, in the examples' order and the base's compute dtype."""
-    out = torch.empty(len(examples), driver.base.hidden_size, dtype=driver.base.dtype, device=driver.device)
+    """(R, D) rows that a head reads, from the untouched base, in the examples' order and the base's compute dtype."""
+    num_rows = int(examples.num_rows.sum())
+    out = torch.empty(num_rows, driver.base.hidden_size, dtype=driver.base.dtype, device=driver.device)
     with torch.no_grad():
         for chosen in token_chunks(examples.ids, EVAL_TOKENS):
-            out[to_device(chosen, driver.device)] = _pass(driver, None, examples, chosen)
+            out[to_device(examples.rows(chosen), driver.device)] = _pass(driver, None, examples, chosen)
     return out
 
 
@@ -78,6 +80,7 @@ def _pass(
         index=range(len(chosen)),
         num_virtual=total - prefix,
         num_prefix=prefix,
+        places=None if examples.places is None else [examples.places[i] for i in chosen],
     )
     layout = driver.lay_out([batch], training=False)
     return driver.read(layout, [adapter], params, None if enter is None else enter(chosen, layout))[0]

@@ -49,7 +49,7 @@ class Lane:
         self.train: Examples = data.split("train", self.room)
         sites = self.method.sites(base)
         self.adapter: AdapterTensors = init_adapter(self.method, sites, driver.site_weights, spec.stream_seed("init"))
-        self.head = HeadTemplate(base=base, num_outputs=data.num_outputs)
+        self.head = HeadTemplate(base=base, num_outputs=data.num_outputs, kind=data.head)
         master = torch.float64 if base.dtype == torch.float64 else torch.float32
         self._place(driver.device, master)
         head = self.head.init(torch_generator(spec.stream_seed("head"), "head"))
@@ -61,7 +61,7 @@ class Lane:
             head_params = {name: value.to(driver.device, master) for name, value in head.items()}
             gradients = weight_gradients(driver, self.adapter, self.head, head_params, data.task, self.train, chosen)
             self.method.survey(self.adapter, gradients)
-        private = {} if self.method.shares_base else _base_tensors(driver)
+        private = {} if self.method.shares_base else _base_tensors(driver, self.head)
         self._adapter_names = dict.fromkeys(self.adapter.trained())
         self.optimizer = FlatAdamW(
             {**self.adapter.trained(), **head, **private},
@@ -91,7 +91,7 @@ class Lane:
         self._parked: Parked | None = None
         self._permutation: tuple[int, np.ndarray] | None = None
         self._heard: dict[tuple[int, int], Tensor] = {}
-        """Logits (C,) by forward and place in the batch, of the step being taken."""
+        """An example's logits by forward and place in the batch, of the step being taken."""
         if saved is not None:
             self._take_up(saved)
 
@@ -180,7 +180,7 @@ class Lane:
 
         Args:
             examples: of a split.
-            chosen: which examples.
+            chosen: which sequences.
             index: their numbers within the lane's whole batch.
             dropout_key: of this step and forward.
         """
@@ -192,6 +192,7 @@ class Lane:
             num_prefix=self.method.num_prefix_tokens,
             dropout_key=dropout_key,
             base_dropout=self.base_dropout,
+            places=None if examples.places is None else [examples.places[i] for i in chosen],
         )
 
     def compute_params(self) -> Mapping[str, Tensor] | None:
@@ -204,7 +205,7 @@ class Lane:
             name.removeprefix(prefix): value.to(dtype) for name, value in self.base_params.items() if name not in pooler
         }
 
-    def logits(self, rows_ND: Tensor, layout: Layout | None, row_numbers_N: Tensor | None) -> Tensor:
+    def outputs(self, rows_ND: Tensor, layout: Layout | None, row_numbers_N: Tensor | None) -> Tensor:
         """The head on the rows it reads.
 
         Args:
@@ -230,7 +231,7 @@ class Lane:
         """What the method makes of a forward's logits beside those of the step's earlier forwards.
 
         Args:
-            logits_NC: of the step's `forward`-th forward.
+            logits_NC: of the step's `forward`-th forward, or (N, W, C), where every row is a prediction of its own.
             index: the examples' places in the lane's whole batch.
             forward: from 0.
 
@@ -242,7 +243,10 @@ class Lane:
         if forward == 0:
             return None
         earlier = [torch.stack([self._heard[before, place] for place in places]) for before in range(forward)]
-        return self.method.agreement(logits_NC, earlier)
+        if logits_NC.ndim == 2:
+            return self.method.agreement(logits_NC, earlier)
+        compared = self.method.agreement(logits_NC.flatten(0, 1), [each.flatten(0, 1) for each in earlier])
+        return None if compared is None else compared.view(logits_NC.shape[:2]).sum(1)
 
     def update(self, loss: Tensor) -> None:
         """Take the optimizer step for the gradients gathered; after a loss or gradient that is not finite, none.
@@ -421,8 +425,8 @@ def _put_back(adapter: AdapterTensors, saved: State, device: torch.device) -> No
             adapter.extra[name] = value
 
 
-def _base_tensors(driver: Driver) -> dict[str, Tensor]:
-    """The backbone's parameters (tied ones once) and the pretrained pooler, under their Hugging Face names."""
+def _base_tensors(driver: Driver, head: HeadTemplate) -> dict[str, Tensor]:
+    """The backbone's parameters (tied ones once) and the pretrained pooler of the head, by Hugging Face name."""
     base = driver.base
     own = {base.arch.hf_prefix + name: value for name, value in base.model.named_parameters()}
-    return {**own, **base.pooler}
+    return {**own, **head.pooler}

@@ -32,6 +32,7 @@ class LaneBatch:
         num_prefix: keys and values put before each sequence in attention alone; positions start after them.
         dropout_key: of (trial, step, forward number).
         base_dropout: whether the base's own dropout is active.
+        places: tokens of each sequence whose rows are read; None for the one that is pooled. All lanes alike.
     """
 
     ids: Sequence[np.ndarray]
@@ -41,6 +42,7 @@ class LaneBatch:
     num_prefix: int = 0
     dropout_key: int = 0
     base_dropout: bool = True
+    places: Sequence[np.ndarray] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,6 +106,10 @@ class Layout:
     dropout: DropoutKeys
     training: bool
     prefixed: Prefixed | None = None
+    given_R: Tensor | None = None
+    """(R,) the rows that are read, where they are given and not pooled; those of one lane stand together."""
+    lane_reads: tuple[slice, ...] = ()
+    """Which of the rows read belong to each lane."""
     groups: dict[tuple[tuple[int, int], ...], Any] = field(default_factory=dict[tuple[tuple[int, int], ...], Any])
     """Places of rows that `low_rank` has worked out for some lanes of this pass."""
 
@@ -112,24 +118,24 @@ class Layout:
         """Rows of the flattened hidden states."""
         return self.input_ids.numel()
 
-    def narrowed(self, rows_S: Tensor) -> "Layout":
-        """The rest of a packed pass for one row per sequence; nothing that follows may look at other rows.
+    def narrowed(self, rows_R: Tensor) -> "Layout":
+        """The rest of a packed pass for the rows that are read; nothing that follows may look at other rows.
 
         Args:
-            rows_S: (S,) numbers of those rows, in the sequences' order.
+            rows_R: (R,) numbers of those rows, in the sequences' order.
         """
         return replace(
             self,
-            input_ids=self.input_ids.view(-1)[rows_S][None],
-            position_ids=self.position_ids.view(-1)[rows_S][None],
-            type_ids=self.type_ids.view(-1)[rows_S][None],
-            lane_rows=self.lane_sequences,
-            sequence_T=self.sequence_T[rows_S],
-            place_T=self.place_T[rows_S],
-            virtual_T=None if self.virtual_T is None else self.virtual_T[rows_S],
+            input_ids=self.input_ids.view(-1)[rows_R][None],
+            position_ids=self.position_ids.view(-1)[rows_R][None],
+            type_ids=self.type_ids.view(-1)[rows_R][None],
+            lane_rows=self.lane_reads,
+            sequence_T=self.sequence_T[rows_R],
+            place_T=self.place_T[rows_R],
+            virtual_T=None if self.virtual_T is None else self.virtual_T[rows_R],
             buckets=(),
             unbucket_T=None,
-            dropout=self.dropout.narrowed(rows_S),
+            dropout=self.dropout.narrowed(rows_R),
             prefixed=None,
         )
 
@@ -196,6 +202,7 @@ def build_layout(
     prefix_S = np.repeat([batch.num_prefix for batch in batches], [len(batch.ids) for batch in batches])
     padded_position = np.minimum(position, lengths[sequence] - 1) + prefix_S[sequence]
     buckets, unbucket = _buckets(starts, lengths, device) if kind == "packed" else ((), None)
+    given_R, lane_reads = _given(batches, starts + virtual_S, device)
     layout = Layout(
         kind=kind,
         input_ids=rows(ids, pad_id),
@@ -219,11 +226,27 @@ def build_layout(
         longest=width,
         dropout=DropoutKeys(to_device(key_T, device), exempt_T, batches[0].dropout_key),
         training=training,
+        given_R=given_R,
+        lane_reads=lane_reads or tuple(lane_sequences),
     )
     if not prefix_S.any():
         return layout
     assert kind == "packed", "attention in the padded layout takes no keys and values from outside"
     return replace(layout, prefixed=_prefixed(layout, prefix_S, starts, lengths))
+
+
+def _given(
+    batches: Sequence[LaneBatch], first_S: np.ndarray, device: torch.device
+) -> tuple[Tensor | None, tuple[slice, ...]]:
+    """The rows of given places, where there are any, and which of them are each lane's."""
+    places = [rows for batch in batches for rows in batch.places or ()]
+    if not places:
+        return None, ()
+    assert len(places) == len(first_S), "either all lanes of a pass give the places of their rows or none"
+    rows = np.concatenate([first + row for first, row in zip(first_S, places, strict=True)])
+    ends = np.cumsum([sum(map(len, batch.places or ())) for batch in batches]).tolist()
+    reads = tuple(slice(start, end) for start, end in zip([0, *ends[:-1]], ends, strict=True))
+    return to_device(rows, device), reads
 
 
 def _prefixed(layout: Layout, prefix_S: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> Prefixed:

@@ -1,7 +1,7 @@
 """The one training loop: steps all lanes of a pack, refills them from the queue, evaluates, and owns the loss.
 
 The loss of a lane is the mean over its batch; losses are summed over lanes, so every lane has the gradient it would
-have alone. A pass holds whole sequences up to a number of tokens; a lane whose batch does not fit is split over passes
+have alone. A pass holds whole examples up to a number of tokens; a lane whose batch does not fit is split over passes
 and its gradients are summed, which changes nothing but the order of additions.
 """
 
@@ -20,6 +20,7 @@ from torch import Tensor
 
 from remora.engine.checkpoint import Keeper, State, joined
 from remora.engine.driver import Driver
+from remora.engine.examples import as_logits, mean_loss, spans
 from remora.engine.features import FeatureCache, Prefix
 from remora.engine.inference import infer
 from remora.engine.lanes import Lane
@@ -35,12 +36,23 @@ _PassResult = tuple[Tensor, tuple[Tensor | None, ...]]
 
 @dataclass(frozen=True, kw_only=True)
 class _Share:
-    """The part of a lane's batch that goes into one pass."""
+    """The part of a lane's batch that goes into one pass.
+
+    Args:
+        lane: whose batch.
+        chosen: the examples, and their sequences.
+        index: the examples' numbers within the whole batch.
+        sequences: of these examples.
+        sequence_index: the sequences' numbers within the whole batch.
+        weight: what the sum of the losses of the whole batch is divided by.
+    """
 
     lane: Lane
     chosen: np.ndarray
     index: np.ndarray
-    batch_size: int
+    sequences: np.ndarray
+    sequence_index: np.ndarray
+    weight: int
 
 
 def run_pack(
@@ -154,19 +166,22 @@ def _state(lanes: Sequence[Lane], line: Line, room: "_Room") -> State:
 def evaluate(
     driver: Driver, data: TrialData, lane: Lane, split: str, features: FeatureCache | None = None
 ) -> np.ndarray:
-    """Logits (n, C) float32 of a lane on a split, in the split's order."""
+    """Logits of a lane on a split, float32, in the split's order; see `Examples.logits`."""
     if features is not None and not lane.adapter.sites and lane.method.shares_base:
-        return lane.logits(features.rows(split), None, None).float().cpu().numpy()
+        outputs = lane.outputs(features.rows(split), None, None).float().cpu().numpy()
+        return as_logits(outputs, data.split(split, 0))
     prefix = None if features is None else features.prefix(split, lane.untouched_layers)
-    return infer(
+    examples = data.split(split, lane.room)
+    outputs = infer(
         driver,
         lane.adapter,
-        lambda rows_ND: lane.logits(rows_ND, None, None),
-        data.split(split, lane.room),
+        lambda rows_ND: lane.outputs(rows_ND, None, None),
+        examples,
         num_outputs=data.num_outputs,
         params=lane.compute_params(),
         enter=None if prefix is None else prefix.entry,
     )
+    return as_logits(outputs, examples)
 
 
 class _Crew:
@@ -208,7 +223,7 @@ class _Room:
 
     def shrink(self, lanes: Sequence[Lane]) -> bool:
         """Halve it: lanes then part into passes of their own, then their batches. False when nothing is left to cut."""
-        sizes = [len(lane.train.ids[int(example)]) + lane.room for lane in lanes for example in lane.indices()]
+        sizes = [lane.train.tokens(int(example), lane.room) for lane in lanes for example in lane.indices()]
         if self.tokens <= max(sizes):
             return False
         self.tokens = max(min(self.tokens, sum(sizes)) // 2, 1)
@@ -304,16 +319,18 @@ def _gradients(
 def _features_step(data: TrialData, lane: Lane, features: FeatureCache) -> Tensor:
     chosen = lane.indices()
     every = features.rows("train")
-    rows = every[to_device(chosen, every.device)]
-    targets = to_device(lane.train.targets[chosen], rows.device)
-    loss = data.task.loss(lane.logits(rows, None, None), targets).mean()
+    train = lane.train
+    rows = every[to_device(train.rows(train.sequences(chosen)), every.device)]
+    targets = to_device(train.targets[chosen], rows.device)
+    losses = data.task.loss(train.logits(lane.outputs(rows, None, None), chosen), targets)
+    loss = losses.mean() if train.weights is None else losses.sum() / train.weight(chosen)
     loss.backward()
     return loss.detach()
 
 
 def _even_parts(lane: Lane, parts: int) -> list[np.ndarray]:
-    """The sequences of a lane's batch in groups of about equally many tokens, longest first into the emptiest."""
-    sizes = np.array([len(lane.train.ids[example]) + lane.room for example in lane.indices()])
+    """The examples of a lane's batch in groups of about equally many tokens, longest first into the emptiest."""
+    sizes = np.array([lane.train.tokens(int(example), lane.room) for example in lane.indices()])
     groups: list[list[int]] = [[] for _ in range(min(parts, len(sizes)))]
     filled = [0] * len(groups)
     for number in np.argsort(-sizes, kind="stable"):
@@ -324,10 +341,10 @@ def _even_parts(lane: Lane, parts: int) -> list[np.ndarray]:
 
 
 def _passes(work: Sequence[tuple[Lane, np.ndarray]], tokens_per_pass: int, lanes_share: bool) -> Iterator[list[_Share]]:
-    """Fill passes with sequences, lane by lane, up to a number of tokens.
+    """Fill passes with examples, lane by lane, up to a number of tokens.
 
     Args:
-        work: lanes with the numbers of the sequences wanted, within their batches.
+        work: lanes with the numbers of the examples wanted, within their batches.
         tokens_per_pass: see `run_pack`.
         lanes_share: whether a pass may hold several lanes.
     """
@@ -337,7 +354,7 @@ def _passes(work: Sequence[tuple[Lane, np.ndarray]], tokens_per_pass: int, lanes
         indices = lane.indices()
         start = 0
         for at, number in enumerate(wanted):
-            size = len(lane.train.ids[int(indices[number])]) + lane.room
+            size = lane.train.tokens(int(indices[number]), lane.room)
             if tokens and tokens + size > tokens_per_pass:
                 if at > start:
                     shares.append(_share(lane, indices, wanted[start:at]))
@@ -353,7 +370,19 @@ def _passes(work: Sequence[tuple[Lane, np.ndarray]], tokens_per_pass: int, lanes
 
 
 def _share(lane: Lane, indices: np.ndarray, numbers: np.ndarray) -> _Share:
-    return _Share(lane=lane, chosen=indices[numbers], index=numbers, batch_size=len(indices))
+    train, chosen = lane.train, indices[numbers]
+    sequence_index = numbers
+    if train.joints is not None:
+        ends = np.cumsum(train.num_sequences[indices])
+        sequence_index = spans((ends - train.num_sequences[indices])[numbers], ends[numbers])
+    return _Share(
+        lane=lane,
+        chosen=chosen,
+        index=numbers,
+        sequences=train.sequences(chosen),
+        sequence_index=sequence_index,
+        weight=train.weight(indices),
+    )
 
 
 def _apart(driver: Driver, data: TrialData, forward: int, prefix: Prefix | None, shares: list[_Share]) -> _PassResult:
@@ -368,24 +397,27 @@ def _losses(
 ) -> list[tuple[Lane, Tensor]]:
     """Forward part of one pass; returns every lane's part of its loss."""
     batches = [
-        share.lane.batch(share.lane.train, share.chosen, share.index, share.lane.dropout_key(forward))
+        share.lane.batch(share.lane.train, share.sequences, share.sequence_index, share.lane.dropout_key(forward))
         for share in shares
     ]
     layout = driver.lay_out(batches, training=True)
     first = shares[0].lane
     entry = None
     if prefix is not None:
-        entry = prefix.entry(np.concatenate([share.chosen for share in shares]), layout)
+        entry = prefix.entry(np.concatenate([share.sequences for share in shares]), layout)
     rows, numbers = driver.read(layout, [share.lane.adapter for share in shares], first.compute_params(), entry)
     targets = to_device(np.concatenate([share.lane.train.targets[share.chosen] for share in shares]), rows.device)
     parts: list[tuple[Lane, Tensor]] = []
-    for share, sequences in zip(shares, layout.lane_sequences, strict=True):
+    start = 0
+    for share, reads in zip(shares, layout.lane_reads, strict=True):
         lane = share.lane
-        logits = lane.logits(rows[sequences], layout, numbers[sequences])
+        logits = lane.train.logits(lane.outputs(rows[reads], layout, numbers[reads]), share.chosen)
+        own = targets[start : start + len(share.chosen)]
+        start += len(share.chosen)
         num_forwards = lane.method.num_forwards()
-        loss = data.task.loss(logits, targets[sequences]).sum() * (1 / (share.batch_size * num_forwards))
+        loss = data.task.loss(logits, own).sum() * (1 / (share.weight * num_forwards))
         compared = lane.agreement(logits, share.index, forward) if num_forwards > 1 else None
-        parts.append((lane, loss if compared is None else loss + compared.sum() / share.batch_size))
+        parts.append((lane, loss if compared is None else loss + compared.sum() / share.weight))
     return parts
 
 
@@ -414,9 +446,9 @@ def _standing(driver: Driver, data: TrialData, lane: Lane, features: FeatureCach
 
 
 def _score(data: TrialData, lane: Lane, split: str, logits: np.ndarray) -> tuple[float, dict[str, float]]:
-    targets = data.split(split, lane.room).targets
-    loss = data.task.loss(torch.from_numpy(logits), torch.from_numpy(targets)).mean()
-    return float(loss), data.task.metrics(targets, logits)
+    examples = data.split(split, lane.room)
+    losses = data.task.loss(torch.from_numpy(logits), torch.from_numpy(examples.targets))
+    return mean_loss(losses, examples), data.task.metrics(examples.targets, logits)
 
 
 def _outcome(driver: Driver, data: TrialData, lane: Lane, features: FeatureCache) -> TrialOutcome:

@@ -11,16 +11,18 @@ from remora.models.architectures import Pooling
 
 
 def pooled_rows(hidden_TD: Tensor, layout: Layout, pooling: Pooling) -> tuple[Tensor, Tensor]:
-    """One row per sequence.
+    """One row per sequence, or those whose places were given.
 
     Args:
         hidden_TD: flattened hidden states of a pass.
         layout: the pass.
-        pooling: which row.
+        pooling: which row, where none were given.
 
     Returns:
-        rows (S, D), and the number (S,) of the row each comes from (the first one for a mean).
+        rows (R, D), and the number (R,) of the row each comes from (the first one for a mean).
     """
+    if layout.given_R is not None:
+        return hidden_TD.index_select(0, layout.given_R), layout.given_R
     if pooling == "last":
         return hidden_TD.index_select(0, layout.last_S), layout.last_S
     if pooling == "first":

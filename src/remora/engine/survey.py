@@ -53,9 +53,15 @@ def weight_gradients(
     states = {key: SiteState(trained={"delta": value}) for key, value in zeros.items()}
     probe = AdapterTensors(method=_Probe(MethodConfig()), sites=sites, states=states, shared={})
     for number in chosen:
-        batch = LaneBatch(ids=[examples.ids[number]], type_ids=[examples.type_ids[number]], index=[0])
+        sequences = examples.sequences(np.array([number]))
+        batch = LaneBatch(
+            ids=[examples.ids[i] for i in sequences],
+            type_ids=[examples.type_ids[i] for i in sequences],
+            index=range(len(sequences)),
+            places=None if examples.places is None else [examples.places[i] for i in sequences],
+        )
         rows, _ = driver.read(driver.lay_out([batch], training=False), [probe])
-        logits = head.forward(head_params, rows)
+        logits = examples.logits(head.forward(head_params, rows), np.array([number]))
         targets = torch.from_numpy(examples.targets[[number]]).to(logits.device)
         loss = task.loss(logits, targets).sum()
         yield dict(zip(zeros, torch.autograd.grad(loss, list(zeros.values())), strict=True))

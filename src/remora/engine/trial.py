@@ -1,14 +1,28 @@
 """What the engine is asked for and what it gives back: a trial's settings, its data, and its outcome."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 import numpy as np
 from torch import Tensor
 
+from remora.engine.examples import Examples
 from remora.engine.rungs import Rung
+from remora.models.head_steps import HeadKind
 from remora.seeds import fold
+
+__all__ = [
+    "CurvePoint",
+    "Examples",
+    "NoEvents",
+    "PackEvents",
+    "Status",
+    "TaskLoss",
+    "TrialData",
+    "TrialOutcome",
+    "TrialSpec",
+]
 
 Status = Literal["done", "diverged", "stopped"]
 
@@ -60,29 +74,11 @@ class TrialSpec:
         return fold(self.seed, purpose, self.stream)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Examples:
-    """Tokenized examples of one split.
-
-    Args:
-        ids: token ids per example, int64, without padding.
-        type_ids: segment ids per example, int64.
-        targets: (n,) class index (int64) or value (float32).
-    """
-
-    ids: Sequence[np.ndarray]
-    type_ids: Sequence[np.ndarray]
-    targets: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-
 class TaskLoss(Protocol):
-    """What the engine needs of a task."""
+    """What the engine needs of a task. Logits and targets are those of `Examples.logits` and `Examples.targets`."""
 
     def loss(self, logits_BC: Tensor, targets_B: Tensor) -> Tensor:
-        """(B,) losses from logits (B, C) and targets (B,)."""
+        """(B,) losses, each the sum over the example's parts where `Examples.weights` counts several."""
         ...
 
     def metrics(self, targets_B: np.ndarray, logits_BC: np.ndarray) -> dict[str, float]:
@@ -97,6 +93,7 @@ class TrialData:
     Args:
         task: loss and metrics.
         num_outputs: width of the head.
+        head: which of transformers' heads it is.
         split: gives the tokenized examples of a split with `room` tokens of the budget left for virtual tokens.
         fingerprint: hash of texts, labels and tokenization.
     """
@@ -105,6 +102,7 @@ class TrialData:
     num_outputs: int
     split: Callable[[str, int], Examples]
     fingerprint: str
+    head: HeadKind = "sequence"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,7 +128,7 @@ class TrialOutcome:
         rungs: where it was compared with its rivals, when there were any.
         losses: mean loss by split, and of training in the last epoch.
         metrics: by split.
-        logits: (n, C) by split, float32.
+        logits: of every example, by split, float32; see `Examples.logits`.
         variants: metrics by split of other forms of the same adapter, by name.
         adapter: trained tensors by name, float32.
         frozen: drawn or computed tensors an adapter file needs.

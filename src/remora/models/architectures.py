@@ -72,7 +72,7 @@ class Architecture:
         outer_norms: portable name -> path in the backbone.
         embedding: path of the token embedding in the backbone.
         pooled: which row the head reads, or ``"config"`` for ModernBERT's ``classifier_pooling``.
-        head: the head's form, see ``remora.models.heads``.
+        head: the head's form, see ``remora.models.head_steps``.
         type_ids: the forward takes ``token_type_ids`` (if the configuration has more than one type).
         offset: configuration -> position id of a sequence's first token.
         learned_positions: positions are a table with an end; otherwise the limit is what the model was trained for.

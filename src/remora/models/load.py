@@ -16,7 +16,7 @@ from remora.models.files import ModelFiles, resolve, with_folder
 from remora.models.foreign import parsing
 from remora.models.frozen_linear import held_tensors
 from remora.models.gguf import converted_gguf
-from remora.models.heads import pretrainable_names
+from remora.models.head_steps import pretrainable_names
 from remora.models.mapped import keep_weights, map_weights, weights_key
 from remora.models.quantised import quantised, restore_layers
 from remora.models.quiet import quiet_transformers

@@ -7,7 +7,7 @@ from remora.report.training import halved
 from remora.results.names import shown
 from remora.results.schema import DataInfo, ProtocolInfo, Setting
 from remora.results.summary_schema import StudySummary
-from remora.results.wording import NONE, count, duration, listing, metric_name, number, plural, points
+from remora.results.wording import ASKED, NONE, count, duration, listing, metric_name, number, plural, points
 
 HASH = 16
 MAX_LABELS = 20
@@ -159,9 +159,12 @@ def use(summary: StudySummary) -> Section:
         f"The adapter of {shown(row.label, 40)} with the best validation score of its seeds is in {path}, relative to "
     )
     lead += f"the run directory. It needs the base model {shown(summary.model.name)}."
-    python = (
-        f'import remora\n\nadapter = remora.load_adapter("{path}")\nfor prediction in adapter.predict(["your text"]):\n'
+    text = (
+        '("your question", ["one choice", "another choice"])'
+        if summary.data.task == "multiple-choice"
+        else '"your text"'
     )
+    python = f'import remora\n\nadapter = remora.load_adapter("{path}")\nfor prediction in adapter.predict([{text}]):\n'
     python += "    print(prediction.label, prediction.scores)"
     return Section(
         id="use",
@@ -169,7 +172,7 @@ def use(summary: StudySummary) -> Section:
         blocks=[
             Text(text=lead),
             Code(title="In Python", code=python, language="python"),
-            Code(title="On the command line", code=f"remora predict {path} --text 'your text'", language="sh"),
+            Code(title="On the command line", code=f"remora predict {path} {ASKED[summary.data.task]}", language="sh"),
             Text(text="The folder's README.md holds the lines that load it with peft alone.", quiet=True),
         ],
     )

@@ -6,6 +6,7 @@ from typing import Literal
 
 import numpy as np
 
+from remora.data.kinds import LETTERS
 from remora.results import aggregate
 from remora.results.predictions import SplitPredictions
 from remora.results.schema import RowCost, TrialResult
@@ -92,12 +93,12 @@ def study_scores(
     tests: Mapping[str, Mapping[int, SplitPredictions]],
     finals: Mapping[str, Sequence[TrialResult]],
 ) -> StudyScores:
-    """The predictions as the statistics take them: class indices, or floats for regression.
+    """The predictions as the statistics take them: class indices or places of choices, or floats for regression.
 
     A test label that training lacks gets an index of its own after the others, which nothing ever predicts.
     """
     parts = [part for seeds in tests.values() for part in seeds.values()]
-    names = run.data.label_names
+    names = LETTERS if run.data.task == "multiple-choice" else run.data.label_names
     targets = parts[0].targets if parts else ()
     unseen = sorted({str(target) for target in targets} - set(names)) if names else []
     index = {name: place for place, name in enumerate((*names, *unseen))}

@@ -1,7 +1,7 @@
 """`predictions.parquet`: what one trial predicted for every row of the validation and test split.
 
 Columns: split (string), row (int32, index in the split), target and prediction (string, or double for regression),
-scores (list of float, the logits in the order of the label names).
+scores (list of float, the logits in the order of the label names or of the question's choices).
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,10 +12,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from remora.data.kinds import ABSENT
 from remora.errors import DataError
 from remora.results.store import PREDICTIONS_FILE, trial_dir, write_atomic
 
 SPLITS = ("validation", "test")
+_NONE = np.float32(ABSENT)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,30 +27,13 @@ class SplitPredictions:
     Args:
         targets: N label names, or N floats for regression.
         predictions: the same kind as `targets`.
-        scores: (N, C) float32 logits, C = number of labels, or 1 for regression.
+        scores: (N, C) float32 logits, C = number of labels, 1 for regression, or most choices of a question, with
+            `ABSENT` where it has fewer; these are not written.
     """
 
     targets: tuple[str, ...] | tuple[float, ...]
     predictions: tuple[str, ...] | tuple[float, ...]
     scores: np.ndarray
-
-
-def from_logits(
-    targets: Sequence[str] | Sequence[float], logits_NC: np.ndarray, names: Sequence[str]
-) -> SplitPredictions:
-    """Decode logits: the label with the largest score, the first one on a tie; the score itself for regression.
-
-    Args:
-        targets: N true labels.
-        logits_NC: the scores.
-        names: C label names; empty for regression.
-    """
-    scores_NC = np.asarray(logits_NC, dtype=np.float32)
-    if names:
-        labels = tuple(names[int(index)] for index in scores_NC.argmax(axis=1))
-        return SplitPredictions(targets=tuple(str(t) for t in targets), predictions=labels, scores=scores_NC)
-    values = tuple(float(value) for value in scores_NC[:, 0])
-    return SplitPredictions(targets=tuple(float(t) for t in targets), predictions=values, scores=scores_NC)
 
 
 def write_predictions(run_dir: Path, trial: str, splits: Mapping[str, SplitPredictions]) -> None:
@@ -89,7 +74,7 @@ def read_predictions(run_dir: Path, trial: str) -> dict[str, SplitPredictions]:
         found[name] = SplitPredictions(
             targets=tuple(part["target"].to_pylist()),
             predictions=tuple(part["prediction"].to_pylist()),
-            scores=np.asarray(part["scores"].to_pylist(), dtype=np.float32),
+            scores=_filled(part["scores"].to_pylist()),
         )
     return found
 
@@ -104,6 +89,14 @@ def _table(name: str, part: SplitPredictions) -> pa.Table:
             "row": pa.array(np.arange(num_rows), pa.int32()),
             "target": pa.array(part.targets, kind),
             "prediction": pa.array(part.predictions, kind),
-            "scores": pa.array(part.scores.astype(np.float32).tolist(), pa.list_(pa.float32())),
+            "scores": pa.array([row[row != _NONE] for row in part.scores.astype(np.float32)], pa.list_(pa.float32())),
         }
     )
+
+
+def _filled(rows: Sequence[Sequence[float]]) -> np.ndarray:
+    """Rows of different lengths as one array."""
+    filled = np.full((len(rows), max(map(len, rows))), _NONE, np.float32)
+    for number, row in enumerate(rows):
+        filled[number, : len(row)] = row
+    return filled

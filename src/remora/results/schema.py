@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 Purpose = Literal["tuning", "final", "baseline"]
 Status = Literal["done", "diverged", "failed", "stopped"]
-TaskKind = Literal["classification", "regression"]
+TaskKind = Literal["classification", "regression", "multiple-choice"]
 Setting = JsonValue
 
 

@@ -154,6 +154,8 @@ def _detail(run: RunDirectory, recommended: str | None, best: str | None, tests:
         return None
     why = "the recommended method" if label == recommended else "the method with the best mean"
     seeds = list(tests[label].values())
+    if run.data.task == "multiple-choice":
+        return None  # places of choices are no classes
     if run.data.task == "regression":
         return scatter_detail(label, why, seeds)
     return class_detail(label, why, seeds, run.data.label_names)

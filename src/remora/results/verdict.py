@@ -11,6 +11,7 @@ from remora.results.names import shown
 from remora.results.schema import DataInfo, ProtocolInfo
 from remora.results.summary_schema import Recommendation, Row
 from remora.results.wording import (
+    CONSTANT_ANSWERS,
     RAW_METRICS,
     count,
     duration,
@@ -111,7 +112,7 @@ def _floor(rows: Sequence[Row], best: Row, data: DataInfo) -> list[str]:
     parts: list[str] = []
     majority = next((row.mean for row in rows if row.method == "majority"), None)
     if majority is not None and best.low is not None and best.low <= majority and data.metric not in RAW_METRICS:
-        what = "the most frequent label" if data.task == "classification" else "the mean"
+        what = CONSTANT_ANSWERS[data.task]
         return [
             f"None is clearly better than always answering {what} ({points(majority, data.metric)}): "
             "train longer, or check the labels."
@@ -119,8 +120,8 @@ def _floor(rows: Sequence[Row], best: Row, data: DataInfo) -> list[str]:
     for row in rows:
         if row.mean is None or row.role != "baseline":
             continue
-        if row.method == "majority" and data.task == "classification":
-            parts.append(f"always answering the most frequent label scores {points(row.mean, data.metric)}")
+        if row.method == "majority" and data.task != "regression":
+            parts.append(f"always answering {CONSTANT_ANSWERS[data.task]} scores {points(row.mean, data.metric)}")
         elif row.method == "untrained":
             verb = "" if parts else " scores"
             parts.append(f"the untrained model{verb} {points(row.mean, data.metric)}")

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from remora.results.schema import DataInfo, ProtocolInfo, TrialResult
 from remora.results.store import RunDirectory
 from remora.results.summary_schema import Row, Tuning, Warning
-from remora.results.wording import listing, plural, points, rate
+from remora.results.wording import CONSTANT_ANSWERS, listing, plural, points, rate
 
 TINY_TEST = 200
 FEW_RATES = 3
@@ -71,7 +71,8 @@ def _small_test(data: DataInfo) -> list[Warning]:
     rows = data.splits["test"].rows if "test" in data.splits else 0
     if rows >= TINY_TEST:
         return []
-    weight = f"; one of them is {points(1 / rows)} points of accuracy" if rows and data.task == "classification" else ""
+    counted = rows and data.task in ("classification", "multiple-choice")
+    weight = f"; one of them is {points(1 / rows)} points of accuracy" if counted else ""
     return [Warning(kind="tiny_test", message=f"the test set has only {plural(rows, 'row')}{weight}")]
 
 
@@ -103,7 +104,7 @@ def _not_better(rows: Sequence[Row], data: DataInfo, tuned: Sequence[Tuning]) ->
     majority = next((row for row in rows if row.method == "majority"), None)
     if majority is None or majority.mean is None:
         return []
-    what = "the most frequent label" if data.task == "classification" else "the mean"
+    what = CONSTANT_ANSWERS[data.task]
     few = {each.label: _few_rates(each) for each in tuned}
     message = f"is not clearly better than always answering {what}"
     return [

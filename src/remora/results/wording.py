@@ -13,6 +13,18 @@ METRIC_NAMES = {
     "spearman": "Spearman correlation",
     "mse": "mean squared error",
 }
+CONSTANT_ANSWERS = {
+    "classification": "the most frequent label",
+    "regression": "the mean",
+    "multiple-choice": "the choice in the most frequent place",
+}
+"""What the baseline always answers that only knows how often each target occurs in train, by kind of task."""
+ASKED = {
+    "classification": "--text 'your text'",
+    "regression": "--text 'your text'",
+    "multiple-choice": "--text 'your question' --pair 'one choice' --pair 'another choice'",
+}
+"""How an adapter is asked on the command line, by kind of task."""
 NONE = "–"
 
 

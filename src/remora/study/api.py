@@ -133,7 +133,12 @@ def run_study(config: StudyConfig, out: Path | None = None, *, progress: Progres
     config = _with_absolute_paths(config)
     context, plan = _settle(config, fit=not (run_dir / STUDY_FILE).is_file())
     with _only_coordinator(run_dir):
-        run = _Run(context=context, run_dir=run_dir, progress=progress, rows=study_rows(context.config, context.base))
+        run = _Run(
+            context=context,
+            run_dir=run_dir,
+            progress=progress,
+            rows=study_rows(context.config, context.base, context.task.name),
+        )
         run.write_header(origin, plan)
         progress.note(_cost_line(plan, context))
         for cut in plan.cuts:
@@ -334,7 +339,7 @@ def _settle(config: StudyConfig, *, fit: bool) -> tuple[StudyContext, StudyPlan]
     start = time.monotonic()
     context = open_context(config)
     config = context.config
-    rows = study_rows(config, context.base)
+    rows = study_rows(config, context.base, context.task.name)
     context.lengths()  # tokenizes every split
     opening = time.monotonic() - start
     probe = run_probe(context, rows, workers=available_cores(), opening=opening)
@@ -346,7 +351,7 @@ def _settle(config: StudyConfig, *, fit: bool) -> tuple[StudyContext, StudyPlan]
         update = {"protocol": protocol.model_copy(update={"budget_seconds": None}), "data": data}
         config = config.model_copy(update=update)
         context = open_context(config)
-        rows = study_rows(config, context.base)
+        rows = study_rows(config, context.base, context.task.name)
     if fit and config.engine.device == "cpu":  # a GPU's memory is fitted by the loop, which halves passes
         engine, reductions = fit_memory(context, rows, probe, free_bytes())
         context = replace(context, config=config.model_copy(update={"engine": engine}))

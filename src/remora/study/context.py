@@ -43,7 +43,8 @@ class StudyContext:
         """A tokenized split, with `room` tokens of the budget left for virtual tokens."""
         key = (split, room)
         if key not in self._encoded:
-            self._encoded[key] = self.encoder.encode_split(self.dataset.splits[split], self.max_length, room)
+            rows = self.dataset.splits[split]
+            self._encoded[key] = self.encoder.encode_split(rows, self.max_length, room, self.task.form)
         return self._encoded[key]
 
     def lengths(self) -> LengthStatistics:
@@ -85,10 +86,16 @@ class StudyContext:
                 encoded = self.encoded(name, room)
                 types = encoded.type_ids or [np.zeros_like(ids) for ids in encoded.ids]
                 targets = self.task.targets(self.dataset.splits[name])
-                examples[name, room] = Examples(ids=encoded.ids, type_ids=types, targets=targets)
+                examples[name, room] = Examples(ids=encoded.ids, type_ids=types, targets=targets, joints=encoded.joints)
             return examples[name, room]
 
-        return TrialData(task=self.task, num_outputs=self.task.num_outputs, split=split, fingerprint=self.dataset.hash)
+        return TrialData(
+            task=self.task,
+            num_outputs=self.task.num_outputs,
+            split=split,
+            fingerprint=self.dataset.hash,
+            head=self.task.head,
+        )
 
 
 def open_context(config: StudyConfig) -> StudyContext:

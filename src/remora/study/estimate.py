@@ -99,11 +99,12 @@ class _Work:
         self._probe = probe
         self._counts = counts
         self._mean = {name: float(context.encoded(name).lengths.mean()) for name in counts}
+        self._texts = {name: float(context.encoded(name).num_texts.mean()) for name in counts}
 
     def tokens(self, split: str, row: RowProbe | None, examples: int | None = None) -> float:
         """Tokens of some examples of a split, or of all, as a row sees them."""
         number = self._counts[split] if examples is None else examples
-        return number * (self._mean[split] + (row.virtual if row is not None else 0))
+        return number * (self._mean[split] + (row.virtual * self._texts[split] if row is not None else 0))
 
     def pack(self, pack: PlannedPack) -> float:
         """Training and evaluation of all trials; splits that only heads read are computed once for the pack."""

@@ -53,7 +53,8 @@ def pack_memory(context: StudyContext, pack: PlannedPack, probe: Probe) -> int:
     training = 0.0
     if lanes:  # else untrained baselines only
         batch, engine = context.config.protocol.batch_size, context.config.engine
-        lengths = context.encoded("train").lengths + max(row.virtual for row in lanes)
+        train = context.encoded("train")
+        lengths = train.lengths + max(row.virtual for row in lanes) * train.num_texts
         tokens = largest_pass(lengths, len(lanes) * batch, engine.pass_tokens)
         training = max(row.bytes_per_token * tokens for row in lanes)
     kept = sum(row.kept for row in lanes) + max((_passing(row) for row in lanes), default=0)

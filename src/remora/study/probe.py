@@ -47,7 +47,7 @@ class RowProbe:
         copies: bytes of a pass that do not depend on its tokens: base weights in training, in the compute type, and
             the gradient of the largest of them before it is added up.
         bytes_per_token: that a pass needs beside these.
-        virtual: tokens put before every text.
+        virtual: tokens put before every text of an example.
         reads_features: whether it trains on the base's output, computed once per split.
         measured: False where the other rows stand in for it.
     """
@@ -289,19 +289,15 @@ class _Bench:
         assert row.method is not None
         room = row.method.num_virtual_tokens
         whole = self._data.split("train", room)
-        lengths = np.array([len(ids) for ids in whole.ids]) + room
+        lengths = whole.lengths + room * whole.num_sequences
         number = max(1, min(most, len(whole), int(tokens / lengths.mean())))
         places = ((np.arange(number) + 0.5) * len(whole) / number).astype(int)
         chosen = np.argsort(lengths, kind="stable")[places]
-        return Examples(
-            ids=[whole.ids[i] for i in chosen],
-            type_ids=[whole.type_ids[i] for i in chosen],
-            targets=whole.targets[chosen],
-        )
+        return whole.subset(chosen)
 
     def _having(self, few: Examples) -> TrialData:
         return replace(self._data, split=lambda name, room: few)
 
 
 def _tokens(examples: Examples, room: int) -> int:
-    return sum(len(ids) + room for ids in examples.ids)
+    return int((examples.lengths + room * examples.num_sequences).sum())

@@ -11,7 +11,7 @@ import numpy as np
 from remora.adapters.format import AdapterInfo, save_adapter
 from remora.engine.trial import TrialOutcome
 from remora.methods.registry import get_method
-from remora.results.predictions import from_logits, write_predictions
+from remora.results.predictions import SplitPredictions, write_predictions
 from remora.results.schema import CurvePoint, GradNorm, Pack, ParamCount, TrialResult, finite
 from remora.results.store import trial_dir, write_atomic, write_result
 from remora.study.context import StudyContext
@@ -46,9 +46,7 @@ def record_outcome(
     lines = [json.dumps(event) for event in (*history, ended)]
     write_atomic(folder / "events.jsonl", ("\n".join(lines) + "\n").encode())
     if outcome.logits:
-        labels = {name: context.dataset.splits[name].labels for name in outcome.logits}
-        names = context.dataset.label_names
-        splits = {name: from_logits(labels[name], logits, names) for name, logits in outcome.logits.items()}  # type: ignore[arg-type]
+        splits = {name: _predictions(context, name, logits) for name, logits in outcome.logits.items()}
         write_predictions(run_dir, trial.spec.id, splits)
     adapter_bytes = None
     if trial.purpose == "final" and outcome.status == "done":
@@ -118,19 +116,14 @@ def record_failure(run_dir: Path, trial: PlannedTrial, error: str) -> TrialResul
 def record_majority(run_dir: Path, context: StudyContext, trial: str, label: str) -> TrialResult:
     """The baseline that always answers the most frequent training label (the mean of the training values)."""
     dataset, task = context.dataset, context.task
-    targets = task.targets(dataset.splits["train"])
-    if dataset.label_names:
-        scores = np.bincount(targets, minlength=len(dataset.label_names)) / len(targets)
-        row = np.log(np.maximum(scores, 1e-6)).astype(np.float32)
-    else:
-        row = np.array([targets.mean()], np.float32)
+    train = task.targets(dataset.splits["train"])
     metrics: dict[str, dict[str, float]] = {}
-    predictions = {}
+    predictions: dict[str, SplitPredictions] = {}
     for name in ("validation", "test"):
-        split = dataset.splits[name]
-        logits = np.tile(row, (len(split), 1))
-        metrics[name] = task.metrics(task.targets(split), logits)
-        predictions[name] = from_logits(split.labels, logits, dataset.label_names)  # type: ignore[arg-type]
+        targets = task.targets(dataset.splits[name])
+        logits = task.constant(train, targets)
+        metrics[name] = task.metrics(targets, logits)
+        predictions[name] = _predictions(context, name, logits)
     write_predictions(run_dir, trial, predictions)
     result = TrialResult(
         trial=trial,
@@ -146,6 +139,16 @@ def record_majority(run_dir: Path, context: StudyContext, trial: str, label: str
     )
     write_result(run_dir, result)
     return result
+
+
+def _predictions(context: StudyContext, name: str, logits: np.ndarray) -> SplitPredictions:
+    """What logits of a split say, in the terms of the data."""
+    split = context.dataset.splits[name]
+    return SplitPredictions(
+        targets=tuple(split.labels),  # type: ignore[arg-type]
+        predictions=tuple(context.task.decode(logits)),  # type: ignore[arg-type]
+        scores=np.asarray(logits, dtype=np.float32),
+    )
 
 
 def _params(trial: PlannedTrial, outcome: TrialOutcome) -> dict[str, int]:

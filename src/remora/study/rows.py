@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from remora.config.schema import ROW_SETTINGS, MethodEntry, ProtocolConfig, StudyConfig
+from remora.data.kinds import TaskName
 from remora.errors import ConfigError
 from remora.methods.base import Method
 from remora.methods.registry import get_method
@@ -13,6 +14,11 @@ from remora.results.schema import RowPlan
 
 MAJORITY = "majority"
 UNTRAINED = "untrained"
+_MAJORITIES: dict[TaskName, str] = {
+    "classification": "majority class",
+    "regression": "majority class",
+    "multiple-choice": "most frequent place",
+}
 
 DEFAULT_METHODS = (
     "bitfit",
@@ -68,12 +74,13 @@ class StudyRow:
         )
 
 
-def study_rows(config: StudyConfig, base: Base) -> tuple[StudyRow, ...]:
+def study_rows(config: StudyConfig, base: Base, task: TaskName = "classification") -> tuple[StudyRow, ...]:
     """The rows of a study, methods in the order asked for, then the baselines.
 
     Args:
         config: the study.
         base: to see that every target exists in it.
+        task: decides what is called the majority.
 
     Raises:
         ConfigError: an unknown method, a setting that does not fit, a target that matches nothing; all at once. Or
@@ -99,7 +106,7 @@ def study_rows(config: StudyConfig, base: Base) -> tuple[StudyRow, ...]:
             rows = [row for row in rows if row.id != "full"]
         if "head" not in present:
             rows.append(_row(MethodEntry(id="head"), config.protocol, base))
-        rows += [_bare(UNTRAINED, "untrained model"), _bare(MAJORITY, "majority class")]
+        rows += [_bare(UNTRAINED, "untrained model"), _bare(MAJORITY, _MAJORITIES[task])]
     for row in rows:
         if row.method is not None and not row.method.shares_base:
             row.method.check_base(config.model.quantization)

@@ -88,11 +88,7 @@ def _solo(run_dir: Path, threads: int, trial: PlannedTrial) -> RowCost:
         whole = data.split(split, room)
         num = min(len(whole), NUM_STEPS * batch)
         chosen = np.linspace(0, len(whole) - 1, num).astype(int)
-        return Examples(
-            ids=[whole.ids[i] for i in chosen],
-            type_ids=[whole.type_ids[i] for i in chosen],
-            targets=whole.targets[chosen],
-        )
+        return whole.subset(chosen)
 
     spec = replace(trial.spec, epochs=NUM_STEPS, max_steps=NUM_STEPS, curve=False, select="last", splits=())
     clock = _Clock()

@@ -1,4 +1,8 @@
-"""What every kind of task says: how many outputs the head has, its loss, what logits mean, how they are scored."""
+"""What every kind of task says: its head, its targets and loss, what logits mean, how they are scored.
+
+How an example becomes sequences, the data decide by the form of its texts (`data.kinds`, `data.tokenize`); which rows
+of them belong to one example, `engine.examples`. A task sees examples only.
+"""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -8,12 +12,15 @@ import numpy as np
 import numpy.typing as npt
 
 from remora.data.dataset import Dataset, Split
+from remora.data.kinds import FORMS, Form, TaskName
 
 if TYPE_CHECKING:
     import torch
 
+    from remora.models.head_steps import HeadKind
+
 Array = npt.NDArray[Any]
-# B rows, C outputs
+# B examples, C outputs, ... what an example's logits are: (C,), or (K,) scores of K choices
 
 
 class Task(ABC):
@@ -22,9 +29,16 @@ class Task(ABC):
     Tasks with one text per example and tasks with a pair do not differ here: the tokenizer joins the pair.
     """
 
-    name: ClassVar[str]
+    name: ClassVar[TaskName]
+    head: ClassVar["HeadKind"] = "sequence"
+    """Which of transformers' heads it trains."""
     metrics_names: tuple[str, ...]
     """The metrics reported, headline first."""
+
+    @property
+    def form(self) -> Form:
+        """What the texts of an example are."""
+        return FORMS[self.name]
 
     @property
     def headline(self) -> str:
@@ -45,6 +59,18 @@ class Task(ABC):
 
         Returns:
             Class indices (B,) int64, or numbers (B,) float32.
+        """
+
+    @abstractmethod
+    def constant(self, train_B: Array, targets_B: Array) -> Array:
+        """The logits of the answer that knows nothing but how often each target occurs in train.
+
+        Args:
+            train_B: what `targets` gives for train.
+            targets_B: of the split that is answered.
+
+        Returns:
+            One and the same for every example of the split, float32.
         """
 
     @abstractmethod
@@ -115,8 +141,8 @@ def make_task(
     """A task from what an adapter's card records, without the data set.
 
     Args:
-        kind: ``classification`` or ``regression``.
-        label_names: the classes in the order of the head's outputs; empty for regression.
+        kind: of the task.
+        label_names: the classes in the order of the head's outputs; empty where there are none.
         metrics: metric names, headline first.
         positive: the class of the metric ``f1``, if any.
 
@@ -124,11 +150,14 @@ def make_task(
         The task.
     """
     from remora.tasks.classification import Classification
+    from remora.tasks.multiple_choice import MultipleChoice
     from remora.tasks.regression import Regression
 
-    assert kind in ("classification", "regression"), kind
     if kind == "regression":
         return Regression(metrics_names=tuple(metrics) or ("pearson",))
+    if kind == "multiple-choice":
+        return MultipleChoice(metrics_names=tuple(metrics) or ("accuracy",))
+    assert kind == "classification", kind
     return Classification(
         label_names=tuple(label_names), metrics_names=tuple(metrics) or ("accuracy",), positive=positive
     )

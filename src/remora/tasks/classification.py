@@ -8,6 +8,7 @@ import torch
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
 from remora.data.dataset import Split
+from remora.data.kinds import TaskName
 from remora.tasks.base import Array, Task, finite, ordered
 
 _f1: Any = f1_score  # its stubs know neither average=None nor numbers for zero_division
@@ -23,7 +24,7 @@ class Classification(Task):
         positive: the class of the metric ``f1``.
     """
 
-    name: ClassVar[str] = "classification"
+    name: ClassVar[TaskName] = "classification"
     label_names: tuple[str, ...]
     metrics_names: tuple[str, ...]
     positive: str | None = None
@@ -37,6 +38,12 @@ class Classification(Task):
         """Class indices (B,) int64."""
         index = {name: position for position, name in enumerate(self.label_names)}
         return np.array([index[str(label)] for label in split.labels], dtype=np.int64)
+
+    def constant(self, train_B: Array, targets_B: Array) -> Array:
+        """The logarithm of how often each class occurs (B, C)."""
+        shares = np.bincount(train_B, minlength=self.num_outputs) / len(train_B)
+        row = np.log(np.maximum(shares, 1e-6)).astype(np.float32)
+        return np.tile(row, (len(targets_B), 1))
 
     def loss(self, logits_BC: torch.Tensor, targets_B: torch.Tensor) -> torch.Tensor:
         """Cross entropy per example (B,)."""

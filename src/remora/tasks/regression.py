@@ -8,6 +8,7 @@ import torch
 from scipy.stats import pearsonr, spearmanr
 
 from remora.data.dataset import Split
+from remora.data.kinds import TaskName
 from remora.tasks.base import Array, Task, finite, ordered
 
 _pearson: Any = pearsonr  # typed as results without attributes
@@ -22,7 +23,7 @@ class Regression(Task):
         metrics_names: metrics, headline first.
     """
 
-    name: ClassVar[str] = "regression"
+    name: ClassVar[TaskName] = "regression"
     metrics_names: tuple[str, ...] = ("pearson", "spearman", "mse")
 
     @property
@@ -33,6 +34,10 @@ class Regression(Task):
     def targets(self, split: Split) -> Array:
         """The numbers (B,) float32."""
         return np.array(split.labels, dtype=np.float32)
+
+    def constant(self, train_B: Array, targets_B: Array) -> Array:
+        """The mean (B, 1)."""
+        return np.tile(np.array([train_B.mean()], np.float32), (len(targets_B), 1))
 
     def loss(self, logits_BC: torch.Tensor, targets_B: torch.Tensor) -> torch.Tensor:
         """Squared error per example (B,)."""
