@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from remora.config.load import apply_overrides, build_study
 from remora.config.schema import DataConfig
 from remora.data.frame import Frame, dataset_from_frame
-from remora.data.kinds import FORMS, cells
+from remora.data.kinds import FORMS, answer, cells
 from remora.results.store import write_atomic
 
 if TYPE_CHECKING:
@@ -88,7 +88,10 @@ def _write_frames(dataset: "Dataset", folder: Path) -> Path:
     form = FORMS[dataset.task]
     for name, split in dataset.splits.items():
         lines = [
-            json.dumps(dict(zip(dataset.text_columns, cells(texts, form), strict=True)) | {dataset.label_column: label})
+            json.dumps(
+                dict(zip(dataset.text_columns, cells(texts, form), strict=True))
+                | {dataset.label_column: answer(label, form)}
+            )
             for texts, label in zip(split.texts, split.labels, strict=True)
         ]
         write_atomic(folder / f"{name}.jsonl", ("\n".join(lines) + "\n").encode())

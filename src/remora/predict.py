@@ -16,7 +16,7 @@ from remora.data.dataset import Dataset
 from remora.data.kinds import FORMS, LETTERS, Form
 from remora.data.tokenize import TextEncoder
 from remora.engine.driver import Driver
-from remora.engine.examples import as_logits
+from remora.engine.examples import as_logits, tokenized
 from remora.engine.inference import infer
 from remora.engine.trial import Examples
 from remora.errors import AdapterError, ConfigError, DataError
@@ -24,8 +24,8 @@ from remora.models.base import Base
 from remora.models.load import load_base
 from remora.tasks.base import make_task
 
-Text = str | tuple[str, str] | tuple[str, Sequence[str]]
-"""A text, the two of a pair, or a question and its choices."""
+Text = str | tuple[str, str] | tuple[str, Sequence[str]] | Sequence[str]
+"""A text, the two of a pair, a question and its choices, or the words of a sentence."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,11 +33,12 @@ class Prediction:
     """What an adapter answers to one text.
 
     Args:
-        label: the most probable class, the number of a regression, or the letter of a choice: A is the first.
-        scores: probability per class or choice, in their order; empty for regression.
+        label: the most probable class, the number of a regression, the letter of a choice (A is the first), or the tags
+            of all words.
+        scores: probability per class or choice, in their order; empty for regression and for words.
     """
 
-    label: str | float
+    label: str | float | tuple[str, ...]
     scores: Mapping[str, float] = field(default_factory=dict[str, float])
 
 
@@ -73,12 +74,17 @@ class Predictor:
         """Answer texts.
 
         Args:
-            texts: strings, or pairs of strings where the adapter was trained on pairs, or questions with their choices.
+            texts: strings, or pairs of strings where the adapter was trained on pairs, or questions with their choices,
+                or sentences: lists of words, or strings with blanks between them.
 
         Raises:
             DataError: not texts, or a pair where one text is read (or the other way round), as far as that is known.
         """
         logits_BC = self.logits(texts)
+        if self.form == "words":
+            task = make_task(self.record.task, label_names=self.record.label_names)
+            rows = [self._parts(number, text) for number, text in enumerate(texts)]
+            return [Prediction(label=tuple(str(tags).split(" "))) for tags in task.decode(logits_BC, rows)]
         if self.record.task == "regression":
             return [Prediction(label=float(row[0])) for row in logits_BC]
         shifted = np.exp(logits_BC.astype(np.float64) - logits_BC.max(1, keepdims=True))
@@ -103,9 +109,7 @@ class Predictor:
             return np.empty((0, self.record.num_outputs), np.float32)
         room = self.loaded.adapter.method.num_virtual_tokens
         encoded = TextEncoder(self.base.tokenizer).encode_texts(rows, self.record.max_length, room, self.form)
-        type_ids = encoded.type_ids or [np.zeros_like(row) for row in encoded.ids]
-        targets = np.zeros(len(rows))
-        return self.logits_of(Examples(ids=encoded.ids, type_ids=type_ids, targets=targets, joints=encoded.joints))
+        return self.logits_of(tokenized(encoded, np.zeros(len(rows))))
 
     def logits_of(self, examples: Examples) -> np.ndarray:
         """Logits float32 of tokenized examples; see `Examples.logits`."""
@@ -141,7 +145,10 @@ class Predictor:
         if dataset.task != record.task:
             raise DataError(f"{dataset.name} is for {dataset.task}, the adapter for {record.task}")
         rows = dataset.splits[split]
-        unknown = sorted({str(label) for label in rows.labels} - set(record.label_names)) if record.label_names else []
+        labels = {str(label) for label in rows.labels}
+        if self.form == "words":
+            labels = {tag for label in labels for tag in label.split(" ")}
+        unknown = sorted(labels - set(record.label_names)) if record.label_names else []
         if unknown:
             raise DataError(
                 f"{rows.source} has labels that the adapter does not know: {', '.join(unknown[:5])}",
@@ -165,11 +172,22 @@ class Predictor:
         parts: Sequence[object] = text if isinstance(text, tuple | list) else (text,)
         if self.form == "choices":
             return _question(number, parts)
+        if self.form == "words":
+            return _sentence(number, text)
         strings = tuple(part for part in parts if isinstance(part, str))
         wanted = {1: "a string", 2: "a pair of strings", None: "a string or a pair of strings"}[self.record.num_texts]
         if len(strings) < len(parts) or len(parts) not in self._num_texts:
             raise DataError(f"text {number} is {text!r:.60}, the adapter reads {wanted}")
         return strings
+
+
+def _sentence(number: int, text: object) -> tuple[str, ...]:
+    """The words of a sentence."""
+    parts: Sequence[object] = text if isinstance(text, tuple | list) else text.split() if isinstance(text, str) else ()
+    words = tuple(part for part in parts if isinstance(part, str) and part.strip())
+    if not words or len(words) < len(parts):
+        raise DataError(f"text {number} is {text!r:.60}, the adapter reads words: a list of them, or a string")
+    return words
 
 
 def _question(number: int, parts: Sequence[object]) -> tuple[str, ...]:

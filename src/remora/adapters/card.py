@@ -92,6 +92,8 @@ def _load(origin: str, head: list[str]) -> list[str]:
 def _ask(record: AdapterRecord, base: Base) -> list[str]:
     if record.head == "choice":
         return _ask_choices(record, base)
+    if record.head == "token":
+        return _ask_words(record)
     texts = '["first text"], ["second text"]' if record.num_texts == 2 else '["your text"]'
     call = f"tokenizer({texts}, padding=True, truncation=True, max_length={record.max_length}, return_tensors="
     lines = [f'inputs = {call}"pt")', "logits = model(**inputs).logits"]
@@ -102,6 +104,18 @@ def _ask(record: AdapterRecord, base: Base) -> list[str]:
     else:
         lines.append("print(logits[:, 0].tolist())")
     return lines
+
+
+def _ask_words(record: AdapterRecord) -> list[str]:
+    call = f"tokenizer([text], truncation=True, max_length={record.max_length}, "
+    return [
+        'text = "Words with blanks between them"',
+        f'inputs = {call}return_offsets_mapping=True, return_tensors="pt")',
+        'offsets = inputs.pop("offset_mapping")[0].tolist()  # a word has the tag of its first token',
+        f"tags = {json.dumps(list(record.label_names), ensure_ascii=False)}",
+        "best = model(**inputs).logits[0].argmax(-1).tolist()",
+        "print([(text[a:b], tags[i]) for (a, b), i in zip(offsets, best) if b > a])",
+    ]
 
 
 def _ask_choices(record: AdapterRecord, base: Base) -> list[str]:
@@ -136,6 +150,8 @@ def _remora_lines(record: AdapterRecord) -> str:
     text = '("first text", "second text")' if record.num_texts == 2 else '"your text"'
     if record.head == "choice":
         text = '("your question", ["one choice", "another choice"])'
+    elif record.head == "token":
+        text = '"Words with blanks between them"'
     return f'import remora\n\nadapter = remora.load_adapter("path/to/this/folder")\nprint(adapter.predict([{text}]))'
 
 

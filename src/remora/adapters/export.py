@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from remora.adapters.card import model_card
 from remora.adapters.folder import write_json, write_tensors, written_whole
-from remora.adapters.format import READS_VIRTUAL, LoadedAdapter
+from remora.adapters.format import LoadedAdapter, virtual_note
 from remora.adapters.lora_form import VLLM_RANKS, lora_form, lora_settings, not_for_vllm, not_lora
 from remora.adapters.merge import save_merged, unmergeable
 from remora.adapters.peft_form import PeftForm, peft_form
@@ -57,7 +57,7 @@ def export_adapter(folder: Path, base: Base, loaded: LoadedAdapter, form: Form, 
         return Export(folder=folder, form=form, peft_type=None, rank=None, notes=(), num_bytes=_num_bytes(folder))
     written = _lora(base, loaded, vllm=vllm) if vllm or form == "lora" else _peft(loaded)
     method = loaded.adapter.method
-    notes = [READS_VIRTUAL] if method.num_virtual_tokens > method.num_prefix_tokens else []
+    notes = [virtual_note(loaded.head.kind)] if method.num_virtual_tokens > method.num_prefix_tokens else []
     if vllm:
         notes.append(_server_note(written.config["r"]))
     with written_whole(folder, replace=False) as aside:

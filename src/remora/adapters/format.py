@@ -31,6 +31,7 @@ from remora.errors import AdapterError
 from remora.methods.base import AdapterTensors, Method, init_adapter, weights_at
 from remora.methods.registry import get_method
 from remora.models.base import Base
+from remora.models.head_steps import HeadKind
 from remora.models.heads import HeadTemplate
 from remora.tasks.base import make_task
 
@@ -38,6 +39,13 @@ READS_VIRTUAL = (
     "peft's classification models let the head read a virtual token, so their logits differ; the hidden states agree."
     " Remora's head reads the text's own token, as in training."
 )
+
+_MORE_ROWS = "peft's model gives logits for the virtual tokens too; those of the text come behind them."
+
+
+def virtual_note(kind: HeadKind) -> str:
+    """What one must know of prompts in peft."""
+    return _MORE_ROWS if kind == "token" else READS_VIRTUAL
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,7 +128,7 @@ def save_adapter(folder: Path, base: Base, outcome: TrialOutcome, info: AdapterI
             tensors = {**outcome.base_weights, **outcome.head}
             files[CHECKPOINT_TENSORS] = write_checkpoint(aside, base, tensors, info.label_names, kind)
         record = _record(base, method, adapter, outcome, info, storage, files)
-        notes = _notes(base, method, form is not None, form is not None and form.as_lora, storage)
+        notes = _notes(base, method, kind, form is not None, form is not None and form.as_lora, storage)
         (aside / CARD_FILE).write_text(model_card(record, base, notes), encoding="utf-8")
         write_json(aside / RECORD_FILE, record.model_dump(mode="json"))
         return (aside / TENSOR_FILE[storage]).stat().st_size
@@ -272,16 +280,16 @@ def _record(
     )
 
 
-def _notes(base: Base, method: Method, has_form: bool, as_lora: bool, storage: Storage) -> list[str]:
+def _notes(base: Base, method: Method, kind: HeadKind, has_form: bool, as_lora: bool, storage: Storage) -> list[str]:
     notes: list[str] = []
     if storage == "remora" and not has_form:
         notes.append(f"peft has no form for this adapter; {OWN_TENSORS} holds it and Remora loads it.")
     if storage == "remora" and has_form:
-        kind = "stored as LoRA" if as_lora else "with whole norms beside the adapter"
-        kind = kind if method.peft_exact else "what the trained encoder gives, without the encoder"
-        notes.append(f"{PEFT_TENSORS} computes the same in peft ({kind}); Remora reads {OWN_TENSORS}, which is exact.")
+        form = "stored as LoRA" if as_lora else "with whole norms beside the adapter"
+        form = form if method.peft_exact else "what the trained encoder gives, without the encoder"
+        notes.append(f"{PEFT_TENSORS} computes the same in peft ({form}); Remora reads {OWN_TENSORS}, which is exact.")
     if method.num_virtual_tokens > method.num_prefix_tokens:
-        notes.append(READS_VIRTUAL)
+        notes.append(virtual_note(kind))
     if base.quantization != "none":
         notes.append(
             "The base it was trained on is held in 4-bit NormalFloat. Remora loads it so; on the dense base answers"

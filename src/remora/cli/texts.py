@@ -9,8 +9,8 @@ from remora.data.kinds import Form
 from remora.data.table import Cell, Nested
 from remora.errors import DataError
 
-Text = str | tuple[str, str] | tuple[str, tuple[str, ...]]
-"""A text, the two of a pair, or a question and its choices."""
+Text = str | tuple[str, str] | tuple[str, tuple[str, ...]] | tuple[str, ...]
+"""A text, the two of a pair, a question and its choices, or the words of a sentence."""
 
 
 def texts_from_options(texts: Sequence[str], pairs: Sequence[str], form: Form = "text") -> list[Text]:
@@ -19,6 +19,8 @@ def texts_from_options(texts: Sequence[str], pairs: Sequence[str], form: Form = 
     Raises:
         DataError: some but not all texts have a second sentence, or several questions share choices.
     """
+    if form == "words" and pairs:
+        raise DataError("--pair has no meaning for tagged words", "give each sentence with --text")
     if form == "choices":
         if len(texts) != 1:
             raise DataError("give one question with --text and each of its choices with --pair", "use --file for more")
@@ -113,7 +115,11 @@ def _require(columns: Sequence[str], found: Mapping[str, object], origin: str) -
         )
 
 
-_LACKS: dict[Form, str] = {"text": "no text", "choices": "no question with a list of choices"}
+_LACKS: dict[Form, str] = {
+    "text": "no text",
+    "choices": "no question with a list of choices",
+    "words": "no words",
+}
 
 
 def _cell(value: object) -> Cell:
@@ -130,6 +136,10 @@ def _text(cells: Sequence[Cell], form: Form) -> Text | None:
         listed = choices.items if isinstance(choices, Nested) else None
         texts = tuple(choice for choice in listed or () if isinstance(choice, str))
         return (question, texts) if isinstance(question, str) and listed and len(texts) == len(listed) else None
+    if form == "words" and isinstance(cells[0], Nested):
+        items = cells[0].items or ()
+        words = tuple(word for word in items if isinstance(word, str))
+        return words if words and len(words) == len(items) else None
     parts = [cell for cell in cells if isinstance(cell, str)]
     if len(parts) < len(cells):
         return None

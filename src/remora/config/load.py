@@ -127,6 +127,8 @@ def fingerprint(study: StudyConfig) -> str:
         del settings["model"]["quantization"]
     if study.data.local is None:
         del settings["data"]["local"]
+    if study.data.tag_scheme == "bio":
+        del settings["data"]["tag_scheme"]
     canonical = json.dumps(settings, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()
 

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
 StudyKind = Literal["compare", "train", "sweep"]
-TaskKind = Literal["auto", "classification", "regression", "multiple-choice"]
+TaskKind = Literal["auto", "classification", "regression", "multiple-choice", "token-classification"]
 
 
 def _as_names(value: object) -> object:
@@ -49,6 +49,8 @@ class DataConfig(Settings):
     """The text column, or the two of a pair, or a question's and that of its choices; None means the usual names."""
     label: str | None = None
     task: TaskKind = "auto"
+    tag_scheme: Literal["bio", "iob1"] = "bio"
+    """Of the tags of words. Under BIO every entity begins with B-X; with iob1 an I-X that continues none is read so."""
     train_limit: Count | None = None
     validation_limit: Count | None = None
     test_limit: Count | None = None

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from remora.data.columns import Columns
 from remora.data.kinds import LETTERS, Form
 from remora.data.table import BadRow, Cell, Nested, Table
+from remora.data.tags import tags_of
 from remora.errors import DataError
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -84,10 +85,13 @@ def check_split(checked: Checked, split: str, tables: Sequence[Table], columns: 
         for index, label in enumerate(table.columns[columns.label]):
             num_rows += 1
             cells = tuple(column[index] for column in text_columns)
-            problem = _label_problem(label)
-            num_labelled += problem is None
             texts, wrong = _read[form](cells, columns.text)
-            problem = problem or wrong
+            if form == "words":
+                label, problem = tags_of(label, columns.label, len(texts))
+            else:
+                problem = _label_problem(label)
+            num_labelled += problem is None
+            problem = wrong if form == "words" and wrong else problem or wrong
             if problem:
                 checked.bad.append(BadRow(place=table.place(index), message=problem))
                 continue
@@ -132,6 +136,12 @@ def _question(cells: Sequence[Cell], names: Sequence[str]) -> tuple[Texts, str |
     return (*question, *choices), problem
 
 
+def _sentence(cells: Sequence[Cell], names: Sequence[str]) -> tuple[Texts, str | None]:
+    """The words of a sentence, and what is wrong with them."""
+    words, problem = list_of_texts(cells[0], names[0], "word")
+    return words, problem or (None if words else f"no word in column {names[0]!r}")
+
+
 def list_of_texts(cell: Cell, name: str, what: str) -> tuple[Texts, str | None]:
     """The texts of a list.
 
@@ -157,6 +167,7 @@ def list_of_texts(cell: Cell, name: str, what: str) -> tuple[Texts, str | None]:
 _read: dict[Form, Callable[[Sequence[Cell], Sequence[str]], tuple[Texts, str | None]]] = {
     "text": _plain,
     "choices": _question,
+    "words": _sentence,
 }
 
 

@@ -23,12 +23,14 @@ SINGLES = (
 LABELS = ("label", "labels", "class", "category", "intent", "sentiment", "target", "score", "rating")
 QUESTIONS = ("question", "prompt", "context")
 CHOICES = ("choices", "options", "endings")
+WORDS = ("tokens", "words")
+TAGS = ("tags", "ner_tags", "labels", "label")
 ANSWERS = ("label", "answer", "answerkey", "answer_key", "target")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Columns:
-    """The text column, or the two of a pair (a question and its choices), and the label column."""
+    """The text column (or that of words), or the two of a pair (a question and its choices), and the label column."""
 
     text: tuple[str, ...]
     label: str
@@ -40,6 +42,14 @@ def choice_columns(names: Iterable[str]) -> tuple[str, str] | None:
     question = next((by_name[usual] for usual in QUESTIONS if usual in by_name), None)
     choices = next((by_name[usual] for usual in CHOICES if usual in by_name), None)
     return None if question is None or choices is None else (question, choices)
+
+
+def word_columns(names: Iterable[str]) -> tuple[str, str] | None:
+    """The usual columns of words and their tags, if both are there."""
+    by_name = {name.strip().lower(): name for name in names}
+    words = next((by_name[usual] for usual in WORDS if usual in by_name), None)
+    tags = next((by_name[usual] for usual in TAGS if usual in by_name), None)
+    return None if words is None or tags is None else (words, tags)
 
 
 def find_columns(
@@ -74,6 +84,8 @@ def find_columns(
         )
     if form == "choices":
         text, label = _of_choices(train, text, label)
+    elif form == "words":
+        text, label = _of_words(train, text, label)
     found_label = label or _find_label(train, text or ())
     found_text = tuple(text) if text else _find_text([name for name in train if name != found_label], train)
     if found_label in found_text:
@@ -94,6 +106,18 @@ def _of_choices(columns: Sequence[str], text: Sequence[str] | None, label: str |
     by_name = {name.strip().lower(): name for name in columns if name not in found}
     usual = (by_name[answer] for answer in ANSWERS if answer in by_name)
     return found, label or next(usual, None) or _find_label(columns, found)
+
+
+def _of_words(columns: Sequence[str], text: Sequence[str] | None, label: str | None) -> tuple[Sequence[str], str]:
+    """Words and their tags, where they are not given."""
+    usual = word_columns(columns)
+    found = text or (usual and usual[:1])
+    tags = label or (usual and usual[1])
+    if not found or len(found) != 1 or not tags:
+        raise DataError(
+            f"no columns of words and their tags among {_listed(columns)}", "set data.text=WORDS and data.label=TAGS"
+        )
+    return found, tags
 
 
 def _require(wanted: str, names: Mapping[str, Sequence[str]]) -> None:

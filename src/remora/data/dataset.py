@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from remora.config.schema import DataConfig
+from remora.config.schema import DataConfig, TaskKind
 from remora.data.cards import Card, load_card, require_available
 from remora.data.check import Checked, Note, check_split, count_notes, repeat_notes, settle_bad_rows
-from remora.data.columns import Columns, choice_columns, find_columns
+from remora.data.columns import Columns, choice_columns, find_columns, word_columns
 from remora.data.hub import read_hub
 from remora.data.kinds import FORMS, TaskName
 from remora.data.labels import Labels, decide_labels
@@ -17,6 +17,7 @@ from remora.data.metric_names import choose_metrics
 from remora.data.partition import Part, partition
 from remora.data.read import read_table
 from remora.data.sources import find_files
+from remora.data.spans import types
 from remora.data.table import Nested, Table
 from remora.errors import DataError
 
@@ -29,8 +30,9 @@ class Split:
 
     Args:
         name: ``train``, ``validation`` or ``test``.
-        texts: per row one text, or two for a pair; or a question and its choices.
-        labels: per row a class name (str) or a number (float); or the letter of the right choice.
+        texts: per row one text, or two for a pair; or a question and its choices; or the words of a sentence.
+        labels: per row a class name (str) or a number (float); or the letter of the right choice; or the words' tags
+            with blanks between them.
         source: where the rows come from, in words.
         hash: SHA-256 over texts and labels in order, hexadecimal.
     """
@@ -93,8 +95,11 @@ class Dataset:
         return self.splits["test"]
 
     def label_counts(self, split: str) -> dict[str, int]:
-        """Rows per class of a split, in the order of ``label_names``; empty where there are none."""
-        counts = Counter(self.splits[split].labels)
+        """Rows per class of a split, or words per tag, in the order of ``label_names``; empty where there are none."""
+        labels = self.splits[split].labels
+        if self.task == "token-classification":
+            labels = [tag for label in labels for tag in str(label).split(" ")]
+        counts = Counter(labels)
         return {name: counts[name] for name in self.label_names}
 
 
@@ -148,8 +153,8 @@ def assemble(name: str, tables: Mapping[str, Sequence[Table]], config: DataConfi
         )
         card = None
     wanted = require_available(card) if card and config.task == "auto" else config.task
-    if wanted == "auto" and _asks(tables["train"], config.text):
-        wanted = "multiple-choice"
+    if wanted == "auto":
+        wanted = _kind_by_columns(tables["train"][0], config)
     form = FORMS["classification" if wanted == "auto" else wanted]
     columns = (
         find_columns(names, config.text or card.text, config.label or card.label, form)
@@ -163,7 +168,7 @@ def assemble(name: str, tables: Mapping[str, Sequence[Table]], config: DataConfi
     for split, rows in checked.rows.items():
         if not len(rows):
             raise DataError(f"{split} ({tables[split][0].source}): no usable rows")
-    labels = decide_labels(checked.rows, wanted, config.on_bad_rows)
+    labels = decide_labels(checked.rows, wanted, config.on_bad_rows, config.tag_scheme)
     if card and (labels.task != card.task or (card.labels and set(card.labels) != set(labels.names))):
         message = f"the card {card.name!r} has another task or other classes and is not used"
         notes.append(Note(kind="card", message=message, count=1))
@@ -191,7 +196,7 @@ def _finish(
         task=labels.task,
         wanted=config.metric,
         card=(card.metric, *card.metrics) if card else (),
-        label_names=labels.names,
+        label_names=types(labels.names) if labels.task == "token-classification" else labels.names,
         positive=positive,
     )
     splits = {
@@ -242,13 +247,20 @@ def _shared_columns(split: str, tables: Sequence[Table]) -> list[str]:
     return first
 
 
-def _asks(tables: Sequence[Table], text: Sequence[str] | None) -> bool:
-    """Whether rows are questions with lists of choices, by the columns given or the usual ones."""
-    columns = tables[0].columns
-    names = tuple(text or choice_columns(columns) or ())
-    if len(names) != 2 or names[1] not in columns:
-        return False
-    return any(isinstance(cell, Nested) and cell.items is not None for cell in columns[names[1]])
+def _kind_by_columns(table: Table, config: DataConfig) -> TaskKind:
+    """The kind of task that lists in the columns given, or in the usual ones, speak of; else not decided yet."""
+    question = tuple(config.text or choice_columns(table.columns) or ())
+    if len(question) == 2 and _holds_lists(table, question[1]):
+        return "multiple-choice"
+    usual = word_columns(table.columns) or ("", "")
+    words = tuple(config.text or usual[:1])
+    if len(words) == 1 and _holds_lists(table, words[0]) and _holds_lists(table, config.label or usual[1]):
+        return "token-classification"
+    return "auto"
+
+
+def _holds_lists(table: Table, name: str) -> bool:
+    return any(isinstance(cell, Nested) and cell.items is not None for cell in table.columns.get(name, ()))
 
 
 def _columns_fit(card: Card, names: Mapping[str, Sequence[str]], config: DataConfig) -> bool:

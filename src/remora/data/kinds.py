@@ -3,21 +3,29 @@
 from collections.abc import Sequence
 from typing import Literal
 
-TaskName = Literal["classification", "regression", "multiple-choice"]
+TaskName = Literal["classification", "regression", "multiple-choice", "token-classification"]
 
-Form = Literal["text", "choices"]
-"""What the texts of an example are: one text or a pair; a question with its choices."""
+Form = Literal["text", "choices", "words"]
+"""What the texts of an example are: one text or a pair; a question with its choices; the words of a sentence."""
 
 FORMS: dict[TaskName, Form] = {
     "classification": "text",
     "regression": "text",
     "multiple-choice": "choices",
+    "token-classification": "words",
 }
 
 
 def cells(texts: Sequence[str], form: Form) -> Sequence[str | Sequence[str]]:
     """The texts of an example as the columns they came from hold them."""
+    if form == "words":
+        return (texts,)
     return texts if form == "text" else (texts[0], texts[1:])
+
+
+def answer(label: str | float, form: Form) -> str | float | list[str]:
+    """The label of an example as the column it came from holds it."""
+    return str(label).split(" ") if form == "words" else label
 
 
 LETTERS = tuple("ABCDEFGHIJKLMNOPQRSTUVWXYZ")

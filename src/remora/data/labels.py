@@ -9,6 +9,7 @@ from remora.data.check import Note, Rows, as_number, settle_bad_rows
 from remora.data.choices import name_answers
 from remora.data.kinds import TaskName
 from remora.data.table import BadRow, shown
+from remora.data.words import TagScheme, settle_tags
 from remora.errors import DataError
 
 _FEW_VALUES = 10
@@ -30,13 +31,14 @@ class Labels:
     notes: tuple[Note, ...]
 
 
-def decide_labels(rows: dict[str, Rows], wanted: str, on_bad_rows: str) -> Labels:
+def decide_labels(rows: dict[str, Rows], wanted: str, on_bad_rows: str, tag_scheme: TagScheme = "bio") -> Labels:
     """Decide between classes and numbers and check that the labels can be used.
 
     Args:
         rows: the checked rows of each split; with ``drop``, rows whose label is no number leave them.
         wanted: the kind of task, or ``auto`` for classes or numbers.
         on_bad_rows: ``error`` or ``drop``.
+        tag_scheme: of tags, where words have them.
 
     Returns:
         The decision.
@@ -47,6 +49,10 @@ def decide_labels(rows: dict[str, Rows], wanted: str, on_bad_rows: str) -> Label
     """
     if wanted == "multiple-choice":
         return Labels(task="multiple-choice", names=(), notes=name_answers(rows, on_bad_rows))
+    if wanted == "token-classification":
+        notes = settle_tags(rows, tag_scheme, on_bad_rows)
+        names = sorted({tag for part in rows.values() for label in part.labels for tag in label.split(" ")})
+        return Labels(task="token-classification", names=tuple(names), notes=notes)
     if wanted == "regression" or (wanted == "auto" and _looks_like_numbers(rows["train"].labels)):
         return _numbers(rows, on_bad_rows, decided=wanted == "auto")
     return _classes(rows)

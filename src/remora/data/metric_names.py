@@ -9,12 +9,15 @@ CLASSIFICATION = ("accuracy", "macro_f1", "weighted_f1", "matthews", "f1")
 """``f1`` is that of the positive class; besides these, every class has ``f1/CLASS``."""
 REGRESSION = ("pearson", "spearman", "mse")
 MULTIPLE_CHOICE = ("accuracy",)
+TOKEN_CLASSIFICATION = ("span_f1", "span_precision", "span_recall", "token_accuracy")
+"""Of spans as wholes, and of words; besides these, every type of span has ``f1/TYPE``."""
 
 
 _USUAL: dict[str, tuple[str, ...]] = {
     "classification": CLASSIFICATION,
     "regression": REGRESSION,
     "multiple-choice": MULTIPLE_CHOICE,
+    "token-classification": TOKEN_CLASSIFICATION,
 }
 
 

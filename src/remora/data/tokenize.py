@@ -22,6 +22,7 @@ from remora.paths import cache_dir
 Ints = npt.NDArray[np.int64]
 
 _FORMAT = "1"  # of the cache files and of what is in them; raise it when either changes
+_NO_TOKEN = -1
 _CHUNK = 1000  # texts tokenized at a time: the tokenizer's own objects are large
 
 
@@ -37,6 +38,9 @@ class Encoded:
         num_empty: how many texts gave no token at all and got a single end-of-text token.
         max_length: the budget, virtual tokens excluded.
         joints: the first text of every example, and the end (n + 1,); None where each has one.
+        places: per sentence the first token of each word that the budget leaves, from the first word on (W_i,); None
+            where texts are not made of words.
+        num_unread: words that it does not leave.
     """
 
     ids: list[Ints]
@@ -46,6 +50,8 @@ class Encoded:
     num_empty: int
     max_length: int
     joints: Ints | None = None
+    places: list[Ints] | None = None
+    num_unread: int = 0
 
     def __len__(self) -> int:
         return len(self.ids) if self.joints is None else len(self.joints) - 1
@@ -64,7 +70,7 @@ class Encoded:
 
 @dataclass(frozen=True, kw_only=True)
 class LengthStatistics:
-    """Tokens per text before cutting, over all splits, and how many texts were cut."""
+    """Tokens per text before cutting, over all splits, how many texts were cut, and words that are not read for it."""
 
     mean: float
     p50: int
@@ -73,6 +79,7 @@ class LengthStatistics:
     truncated: int
     empty: int
     max_length: int
+    unread: int = 0
 
 
 def length_statistics(parts: Sequence[Encoded]) -> LengthStatistics:
@@ -87,6 +94,7 @@ def length_statistics(parts: Sequence[Encoded]) -> LengthStatistics:
         truncated=sum(part.num_truncated for part in parts),
         empty=sum(part.num_empty for part in parts),
         max_length=min(part.max_length for part in parts),
+        unread=sum(part.num_unread for part in parts),
     )
 
 
@@ -149,11 +157,11 @@ class TextEncoder:
             ConfigError: the budget leaves no room for text.
         """
         texts, joints = _apart(split.texts, form)
-        budget = self._budget(texts, max_length, room)
+        budget = self._budget(texts, max_length, room, form)
         key = hashlib.sha256(f"{split.hash} {self.fingerprint} {budget}{_of_form(form)}".encode()).hexdigest()
         path = cache_dir() / "tokens" / f"{key[:32]}.npz"
         found = _load(path, budget)
-        if found is not None and len(found) == len(texts):
+        if found is not None and len(found) == len(texts) and (form == "words") == (found.places is not None):
             return replace(found, joints=joints)
         encoded = self.encode_texts(split.texts, max_length, room, form)
         _save(path, encoded)
@@ -177,7 +185,9 @@ class TextEncoder:
             ConfigError: the budget leaves no room for text.
         """
         texts, joints = _apart(texts, form)
-        budget = self._budget(texts, max_length, room)
+        budget = self._budget(texts, max_length, room, form)
+        if form == "words":
+            return self._encode_sentences(texts, budget)
         ids: list[Ints] = []
         type_ids: list[Ints] = []
         full_lengths: list[int] = []
@@ -209,15 +219,63 @@ class TextEncoder:
             joints=joints,
         )
 
+    def _encode_sentences(self, sentences: Sequence[Sequence[str]], budget: int) -> Encoded:
+        """Tokenize words as a running text, cut at the end, and find the first token of each."""
+        ids: list[Ints] = []
+        type_ids: list[Ints] = []
+        places: list[Ints] = []
+        full_lengths: list[int] = []
+        num_empty = num_unread = 0
+        for words in sentences:
+            part, firsts = self._words(words)
+            if _NO_TOKEN in firsts:
+                num_empty += 1
+                part, firsts = self._words([w if at != _NO_TOKEN else "?" for w, at in zip(words, firsts, strict=True)])
+            full_lengths.append(len(part) + self._overhead(1))
+            keep = min(len(part), budget - self._overhead(1))
+            part.truncate(keep)
+            whole = self._rules.post_process(part, add_special_tokens=True)
+            lead = whole.special_tokens_mask.index(0)
+            read = [lead + first for first in firsts if first < keep] or [lead]
+            num_unread += len(words) - len(read)
+            ids.append(np.array(whole.ids, dtype=np.int64))
+            type_ids.append(np.array(whole.type_ids, dtype=np.int64))
+            places.append(np.array(read, dtype=np.int64))
+        lengths = np.array(full_lengths, dtype=np.int64)
+        return Encoded(
+            ids=ids,
+            type_ids=type_ids if self._gives_type_ids else None,
+            full_lengths=lengths,
+            num_truncated=int((lengths > budget).sum()),
+            num_empty=num_empty,
+            max_length=budget,
+            places=places,
+            num_unread=num_unread,
+        )
+
+    def _words(self, words: Sequence[str]) -> tuple[Encoding, list[int]]:
+        """The tokens of words with blanks between them, and the first one that shows any of each word."""
+        part = self._rules.encode(" ".join(words), add_special_tokens=False)
+        firsts: list[int] = []
+        token = start = 0
+        for word in words:
+            end = start + len(word)
+            while token < len(part.offsets) and part.offsets[token][1] <= start:
+                token += 1
+            shows = token < len(part.offsets) and part.offsets[token][0] < end
+            firsts.append(token if shows else _NO_TOKEN)
+            start = end + 1
+        return part, firsts
+
     def _overhead(self, num_texts: int) -> int:
         """Tokens of an example that are not text."""
         if num_texts == 2 and not self._has_separator:
             return self._rules.num_special_tokens_to_add(False) + len(self._line_feed)
         return self._rules.num_special_tokens_to_add(num_texts == 2)
 
-    def _budget(self, texts: Sequence[Sequence[str]], max_length: int, room: int) -> int:
+    def _budget(self, texts: Sequence[Sequence[str]], max_length: int, room: int, form: Form) -> int:
         budget = max_length - room
-        num_texts = len(texts[0]) if texts else 1
+        num_texts = len(texts[0]) if texts and form != "words" else 1
         least = self._overhead(num_texts) + num_texts
         if budget < least:
             used = f" of which {room} are virtual" if room else ""
@@ -244,7 +302,7 @@ class TextEncoder:
 
 def _apart(texts: Sequence[Sequence[str]], form: Form) -> tuple[Sequence[Sequence[str]], Ints | None]:
     """The texts (or pairs) that are read apart, and the first one of every example."""
-    if form == "text":
+    if form != "choices":
         return texts, None
     pairs = [(question, choice) for question, *choices in texts for choice in choices]
     return pairs, np.concatenate([[0], np.cumsum([len(row) - 1 for row in texts])]).astype(np.int64)
@@ -285,6 +343,10 @@ def _save(path: Path, encoded: Encoded) -> None:
     }
     if encoded.type_ids is not None:
         arrays["type_ids"] = np.concatenate(encoded.type_ids).astype(np.int8) if encoded.ids else np.zeros(0, np.int8)
+    if encoded.places is not None:
+        arrays["places"] = np.concatenate(encoded.places).astype(np.int32) if encoded.places else np.zeros(0, np.int32)
+        arrays["num_places"] = np.array([len(row) for row in encoded.places])
+        arrays["num_unread"] = np.array(encoded.num_unread)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, aside = tempfile.mkstemp(dir=path.parent, suffix=".part")
@@ -310,6 +372,10 @@ def _load(path: Path, budget: int) -> Encoded | None:
         flat = [np.split(arrays[name].astype(np.int64), offsets[:-1]) for name in ("ids", "type_ids") if name in arrays]
         full_lengths = arrays["full_lengths"].astype(np.int64)
         num_empty = int(arrays["num_empty"])
+        places, num_unread = None, 0
+        if "places" in arrays:
+            places = np.split(arrays["places"].astype(np.int64), np.cumsum(arrays["num_places"])[:-1])
+            num_unread = int(arrays["num_unread"])
     except (OSError, ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile):
         return None
     return Encoded(
@@ -319,4 +385,6 @@ def _load(path: Path, budget: int) -> Encoded | None:
         num_truncated=int((full_lengths > budget).sum()),
         num_empty=num_empty,
         max_length=budget,
+        places=places,
+        num_unread=num_unread,
     )

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from remora.data.kinds import ABSENT
+from remora.data.tokenize import Encoded
 from remora.engine.transfer import to_device
 
 
@@ -123,6 +124,19 @@ class Examples:
             places=None if self.places is None else [self.places[i] for i in sequences],
             weights=None if self.weights is None else self.weights[chosen],
         )
+
+
+def tokenized(encoded: Encoded, targets: np.ndarray) -> Examples:
+    """Examples of token ids; those of words count as many words as are read."""
+    read = None if encoded.places is None else np.array([len(row) for row in encoded.places], dtype=np.int64)
+    return Examples(
+        ids=encoded.ids,
+        type_ids=encoded.type_ids or [np.zeros_like(row) for row in encoded.ids],
+        targets=targets,
+        joints=encoded.joints,
+        places=encoded.places,
+        weights=read,
+    )
 
 
 def spans(starts: np.ndarray, ends: np.ndarray) -> np.ndarray:

@@ -67,6 +67,11 @@ def head_steps(
         ModelError: a setting of the head's that changes what it is.
     """
     if kind == "token":
+        if arch.model_type in _WITHOUT_TOKENS:
+            raise ModelError(
+                f"transformers has no class for token classification with {arch.model_type}",
+                "choose another base model",
+            )
         return _TOKEN_STYLES.get(arch.model_type, _scored_tokens)(config, num_outputs)
     style = _STYLES[arch.head]
     return (_CHOICE_STYLES.get(arch.model_type, style) if kind == "choice" else style)(config, num_outputs)
@@ -273,9 +278,8 @@ def _classified_tokens(
 def _scored_tokens(config: ModelConfigHF, num_outputs: int) -> tuple[Step, ...]:
     """Other decoders for tokens: dropout and a score, unlike the one of sequences with a bias."""
     settings = config.to_dict()
-    width = config.word_embed_proj_dim if config.model_type == "opt" else config.hidden_size
     bias = bool(settings.get("token_classification_bias", True))
-    score = Step(op="linear", name="score", shape=(num_outputs, width), bias=bias, std=_std(config))
+    score = Step(op="linear", name="score", shape=(num_outputs, config.hidden_size), bias=bias, std=_std(config))
     return (_dropout("dropout", _decoder_rate(config)), score)
 
 
@@ -293,6 +297,8 @@ def _albert_token_rate(config: ModelConfigHF) -> float:
 def _hidden_rate(config: ModelConfigHF) -> float:
     return config.hidden_dropout_prob
 
+
+_WITHOUT_TOKENS = ("opt", "gemma3_text")
 
 _TOKEN_STYLES: dict[str, Callable[[ModelConfigHF, int], tuple[Step, ...]]] = {
     "bert": _classified_tokens(_classifier_rate),

@@ -144,20 +144,23 @@ def detail(summary: StudySummary, drawn: Drawings) -> Section | None:
             )
             for item in look.classes
         ]
-        blocks.append(Table(heads=["class", "precision", "recall", "F1", "test rows"], rows=rows))
+        heads = ["class", "test rows"] if look.outside is None else ["entity", "test entities"]
+        blocks.append(Table(heads=[heads[0], "precision", "recall", "F1", heads[1]], rows=rows))
         blocks += _matrix(look) if len(look.classes) <= MAX_MATRIX else _pairs(look)
     return Section(id="detail", title=f"A closer look at {name}", blocks=blocks)
 
 
 def _matrix(look: Detail) -> list[Block]:
-    heads = [shown(item.label, CLASS) for item in look.classes]
+    names = _names(look)
+    heads = [shown(name, CLASS) for name in names]
     rows: list[MatrixRow] = []
-    for item, counts in zip(look.classes, look.confusion, strict=True):
+    for name, counts in zip(names, look.confusion, strict=True):
         total = sum(counts) or 1.0
         # The root lifts small shares: a confusion of 2 % should be seen.
         cells = [Cell(text=_rounded(value), share=(value / total) ** 0.5) for value in counts]
-        rows.append(MatrixRow(head=shown(item.label, CLASS), title=shown(item.label, 400), cells=cells))
-    lead = "Rows: the true class. Columns: the predicted class. Numbers: test rows, mean over seeds. "
+        rows.append(MatrixRow(head=shown(name, CLASS), title=shown(name, 400), cells=cells))
+    what = "test rows" if look.outside is None else "words of the test split"
+    lead = f"Rows: the true class. Columns: the predicted class. Numbers: {what}, mean over seeds. "
     lead += "Shade: share of the row's class."
     return [
         Heading(text="Confusion matrix"),
@@ -166,9 +169,14 @@ def _matrix(look: Detail) -> list[Block]:
     ]
 
 
+def _names(look: Detail) -> list[str]:
+    """Of the rows and columns of the confusion matrix."""
+    return [*(item.label for item in look.classes), *([] if look.outside is None else [look.outside])]
+
+
 def _pairs(look: Detail) -> list[Block]:
     """The most frequent confusions, for more classes than a matrix can show."""
-    names = [item.label for item in look.classes]
+    names = _names(look)
     found = [
         (value, names[i], names[j])
         for i, counts in enumerate(look.confusion)
@@ -182,7 +190,7 @@ def _pairs(look: Detail) -> list[Block]:
     ]
     return [
         Heading(text="Most frequent confusions"),
-        Table(heads=["true class", "predicted as", "test rows"], rows=rows),
+        Table(heads=["true class", "predicted as", "test rows" if look.outside is None else "words"], rows=rows),
     ]
 
 

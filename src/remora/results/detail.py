@@ -67,8 +67,10 @@ def scatter_detail(label: str, why: str, seeds: Sequence[SplitPredictions]) -> D
     return Detail(label=label, why=why, scatter=pairs)
 
 
-def is_constant(part: SplitPredictions) -> bool:
-    """Whether every prediction on a split of at least two rows is the same."""
+def is_constant(part: SplitPredictions, *, words: bool = False) -> bool:
+    """Whether every prediction on a split of at least two rows is the same; of tagged words, every tag."""
+    if words:
+        return len({tag for sentence in part.predictions for tag in str(sentence).split(" ")}) == 1
     return len(part.predictions) > 1 and len(set(part.predictions)) == 1
 
 

@@ -10,6 +10,7 @@ from remora.data.kinds import LETTERS
 from remora.results import aggregate
 from remora.results.predictions import SplitPredictions
 from remora.results.schema import RowCost, TrialResult
+from remora.results.span_detail import span_counts
 from remora.results.store import RunDirectory
 from remora.results.summary_schema import Compared, Variance, Versus
 from remora.seeds import numpy_rng
@@ -98,6 +99,8 @@ def study_scores(
     A test label that training lacks gets an index of its own after the others, which nothing ever predicts.
     """
     parts = [part for seeds in tests.values() for part in seeds.values()]
+    if run.data.task == "token-classification":
+        return _span_scores(run, tests, finals)
     names = LETTERS if run.data.task == "multiple-choice" else run.data.label_names
     targets = parts[0].targets if parts else ()
     unseen = sorted({str(target) for target in targets} - set(names)) if names else []
@@ -122,6 +125,28 @@ def study_scores(
         failed={label: len(trials) - len(aggregate.done(trials)) for label, trials in finals.items()},
         baselines=frozenset(plan.label for plan in run.study.rows if plan.method in aggregate.BASELINES),
         positive=index.get(_positive(run.data.metric) or run.data.positive_class or "", 1),
+    )
+
+
+def _span_scores(
+    run: RunDirectory,
+    tests: Mapping[str, Mapping[int, SplitPredictions]],
+    finals: Mapping[str, Sequence[TrialResult]],
+) -> StudyScores:
+    """Counts of spans (or words) per sentence: what is true, and per row of predictions what is found and right."""
+    metric, num_items = run.data.metric, run.data.splits["test"].rows
+    every = {label: [seeds[seed] for seed in sorted(seeds)] for label, seeds in tests.items()}
+    first = next((part for parts in every.values() for part in parts), None)
+    return StudyScores(
+        metric=metric,
+        targets=span_counts(metric, first)["true"] if first is not None else np.zeros(num_items, dtype=np.int64),
+        predictions={
+            label: np.stack([span_counts(metric, part) for part in parts]) if parts else np.zeros((0, num_items))
+            for label, parts in every.items()
+        },
+        seeds={label: tuple(sorted(seeds)) for label, seeds in tests.items()},
+        failed={label: len(trials) - len(aggregate.done(trials)) for label, trials in finals.items()},
+        baselines=frozenset(plan.label for plan in run.study.rows if plan.method in aggregate.BASELINES),
     )
 
 

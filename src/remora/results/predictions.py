@@ -25,10 +25,10 @@ class SplitPredictions:
     """Predictions on one split of N rows, row i of the split at place i.
 
     Args:
-        targets: N label names, or N floats for regression.
+        targets: N label names, or N floats for regression. The tags of a sentence's words have blanks between them.
         predictions: the same kind as `targets`.
         scores: (N, C) float32 logits, C = number of labels, 1 for regression, or most choices of a question, with
-            `ABSENT` where it has fewer; these are not written.
+            `ABSENT` where it has fewer; these are not written. (N, W, C) for words, read back as (N, W C).
     """
 
     targets: tuple[str, ...] | tuple[float, ...]

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 Purpose = Literal["tuning", "final", "baseline"]
 Status = Literal["done", "diverged", "failed", "stopped"]
-TaskKind = Literal["classification", "regression", "multiple-choice"]
+TaskKind = Literal["classification", "regression", "multiple-choice", "token-classification"]
 Setting = JsonValue
 
 
@@ -150,7 +150,10 @@ class DataNote(Record):
 
 
 class Lengths(Record):
-    """Training texts in tokens before truncation to `max_length`; `truncated` counts the texts cut, in all splits."""
+    """Training texts in tokens before truncation to `max_length`; `truncated` counts the texts cut, in all splits.
+
+    `unread` counts the tagged words beyond that.
+    """
 
     mean: float
     p50: float
@@ -158,6 +161,7 @@ class Lengths(Record):
     max: int
     truncated: int
     max_length: int
+    unread: int = 0
 
 
 class DataInfo(Versioned):

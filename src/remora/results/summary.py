@@ -9,6 +9,7 @@ from remora.results.detail import class_detail, is_constant, scatter_detail
 from remora.results.judgement import Judgement, judge
 from remora.results.predictions import SplitPredictions, read_predictions
 from remora.results.schema import ParamCount, RowCost, RowPlan, TrialResult
+from remora.results.span_detail import span_detail
 from remora.results.store import RunDirectory, read_run, write_record
 from remora.results.summary_schema import Detail, Row, StudySummary
 from remora.results.verdict import recommend
@@ -50,7 +51,8 @@ def summary_of(run: RunDirectory) -> StudySummary:
     tuned = [tuning for plan in plans if (tuning := aggregate.tuning(run, plan)) is not None]
     curves = {plan.label: aggregate.curve(run, plan) for plan in plans}
     variants = {plan.label: aggregate.variants(run, plan) for plan in plans}
-    constant = {label: sum(is_constant(part) for part in seeds.values()) for label, seeds in tests.items()}
+    words = run.data.task == "token-classification"
+    constant = {label: sum(is_constant(part, words=words) for part in seeds.values()) for label, seeds in tests.items()}
     recommendation = recommend(judged, rows, run.data, run.study.protocol)
     order = [row.label for row in rows]
     return StudySummary(
@@ -158,4 +160,6 @@ def _detail(run: RunDirectory, recommended: str | None, best: str | None, tests:
         return None  # places of choices are no classes
     if run.data.task == "regression":
         return scatter_detail(label, why, seeds)
+    if run.data.task == "token-classification":
+        return span_detail(label, why, seeds, run.data.label_names)
     return class_detail(label, why, seeds, run.data.label_names)

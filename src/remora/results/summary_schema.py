@@ -168,8 +168,9 @@ class ClassScore(Record):
 class Detail(Record):
     """A closer look at one row on test: per class for classification, target against prediction for regression.
 
-    `confusion[i][j]` is the mean number of test rows of class i predicted as class j, over seeds. `scatter` holds
-    pairs of target and prediction (mean over seeds).
+    `confusion[i][j]` is the mean number of test rows of class i predicted as class j, over seeds; for spans it counts
+    words, and its last row and column are those of no span, called `outside`. `scatter` holds pairs of target and
+    prediction (mean over seeds).
     """
 
     label: str
@@ -177,6 +178,7 @@ class Detail(Record):
     classes: tuple[ClassScore, ...] = ()
     confusion: tuple[tuple[float, ...], ...] = ()
     scatter: tuple[tuple[float, float], ...] = ()
+    outside: str | None = None
 
 
 class Recommendation(Record):

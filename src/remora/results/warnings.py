@@ -162,6 +162,9 @@ def _truncated(run: RunDirectory, finals: Mapping[str, Sequence[TrialResult]]) -
     if run.data.lengths and run.data.lengths.truncated:
         usual = run.data.lengths.truncated
         message = f"{plural(usual, 'text')} longer than {run.data.lengths.max_length} tokens cut"
+        if run.data.lengths.unread:
+            number = plural(run.data.lengths.unread, "word")
+            message += f"; {number} beyond that are not read, and entities there count as missed"
         found.append(Warning(kind="truncated", message=message))
     for label, trials in finals.items():
         most = max((sum(trial.truncated.values()) for trial in trials), default=0)

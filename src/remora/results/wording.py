@@ -12,17 +12,23 @@ METRIC_NAMES = {
     "pearson": "Pearson correlation",
     "spearman": "Spearman correlation",
     "mse": "mean squared error",
+    "span_f1": "span F1",
+    "span_precision": "span precision",
+    "span_recall": "span recall",
+    "token_accuracy": "accuracy over words",
 }
 CONSTANT_ANSWERS = {
     "classification": "the most frequent label",
     "regression": "the mean",
     "multiple-choice": "the choice in the most frequent place",
+    "token-classification": "the most frequent tag",
 }
 """What the baseline always answers that only knows how often each target occurs in train, by kind of task."""
 ASKED = {
     "classification": "--text 'your text'",
     "regression": "--text 'your text'",
     "multiple-choice": "--text 'your question' --pair 'one choice' --pair 'another choice'",
+    "token-classification": "--text 'Words with blanks between them'",
 }
 """How an adapter is asked on the command line, by kind of task."""
 NONE = "–"

@@ -447,6 +447,7 @@ def _data_info(context: StudyContext) -> DataInfo:
             max=lengths.max,
             truncated=lengths.truncated,
             max_length=context.max_length,
+            unread=lengths.unread,
         ),
     )
 

@@ -1,13 +1,13 @@
 """What every process of a study needs before the first trial: data, task, base and tokenized splits."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-import numpy as np
 import torch
 
 from remora.config.schema import StudyConfig
 from remora.data.dataset import Dataset, load_dataset
 from remora.data.tokenize import Encoded, LengthStatistics, TextEncoder, length_statistics
+from remora.engine.examples import tokenized
 from remora.engine.trial import Examples, TrialData
 from remora.methods.base import Method
 from remora.models.base import Base, Quantization, placed
@@ -83,10 +83,8 @@ class StudyContext:
 
         def split(name: str, room: int) -> Examples:
             if (name, room) not in examples:
-                encoded = self.encoded(name, room)
-                types = encoded.type_ids or [np.zeros_like(ids) for ids in encoded.ids]
-                targets = self.task.targets(self.dataset.splits[name])
-                examples[name, room] = Examples(ids=encoded.ids, type_ids=types, targets=targets, joints=encoded.joints)
+                whole = tokenized(self.encoded(name, room), self.task.targets(self.dataset.splits[name]))
+                examples[name, room] = replace(whole, targets=self.task.unread(whole.targets, whole.num_rows))
             return examples[name, room]
 
         return TrialData(

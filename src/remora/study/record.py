@@ -146,7 +146,7 @@ def _predictions(context: StudyContext, name: str, logits: np.ndarray) -> SplitP
     split = context.dataset.splits[name]
     return SplitPredictions(
         targets=tuple(split.labels),  # type: ignore[arg-type]
-        predictions=tuple(context.task.decode(logits)),  # type: ignore[arg-type]
+        predictions=tuple(context.task.decode(logits, split.texts)),  # type: ignore[arg-type]
         scores=np.asarray(logits, dtype=np.float32),
     )
 

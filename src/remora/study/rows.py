@@ -18,6 +18,7 @@ _MAJORITIES: dict[TaskName, str] = {
     "classification": "majority class",
     "regression": "majority class",
     "multiple-choice": "most frequent place",
+    "token-classification": "most frequent tag",
 }
 
 DEFAULT_METHODS = (

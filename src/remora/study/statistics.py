@@ -147,7 +147,8 @@ def _estimate(
     mean_L = np.bincount(owner_R, value_R) / seeds_L
     # One item's worth: a right answer more in N, or the typical influence of one item on a metric of real numbers.
     influence = float(np.sqrt(np.diagonal(covariance_RR).mean() / num_items))
-    grain = max(influence, TINY) if scores.metric in REGRESSION else 1.0 / num_items
+    several = predictions_RN.dtype.names is not None
+    grain = max(influence, TINY) if several or scores.metric in REGRESSION else 1.0 / num_items
     items = item_component(covariance_RR, owner_R, seed_R, len(labels), num_items)
     baseline_L = np.array([label in scores.baselines for label in labels])
     seeds = seed_component(value_R, owner_R, seed_R, items.flips_L, baseline_L, grain=grain)
@@ -335,5 +336,5 @@ def _check(scores: StudyScores, reference: str | None, margin: float) -> None:
         seeds = scores.seeds.get(label)
         if seeds is not None and (len(seeds) != len(rows) or len(set(seeds)) != len(seeds)):
             raise DataError(f"{label!r} has {len(rows)} rows for seeds {seeds}", "give one distinct seed per row")
-        if not np.isfinite(rows.astype(np.float64)).all():
+        if rows.dtype.names is None and not np.isfinite(rows.astype(np.float64)).all():
             raise DataError(f"{label!r} has predictions that are not finite", "leave out its diverged seeds")

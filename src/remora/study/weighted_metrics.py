@@ -6,6 +6,7 @@ Shapes: B weightings, N test items, S rows of predictions (seeds), K classes.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,8 @@ from remora.errors import ConfigError
 
 CLASSIFICATION = ("accuracy", "macro_f1", "weighted_f1", "f1", "matthews")
 REGRESSION = ("pearson", "spearman", "mse")
+SPANS = ("span_f1", "span_precision", "span_recall", "token_accuracy")
+"""Ratios of counts that every item has several of: `right`, `found` and `true` spans, or words."""
 # Metrics that are a mean over items: their bootstrap covariance has a closed form.
 MEANS = ("accuracy", "mse")
 LOWER_IS_BETTER = ("mse",)
@@ -30,8 +33,8 @@ def check_metric(metric: str) -> str:
         ConfigError: the metric is not known here; names those there are.
     """
     plain = "f1" if metric.startswith("f1/") else metric
-    if plain not in CLASSIFICATION + REGRESSION:
-        known = ", ".join(CLASSIFICATION + REGRESSION)
+    if plain not in CLASSIFICATION + REGRESSION + SPANS:
+        known = ", ".join(CLASSIFICATION + REGRESSION + SPANS)
         raise ConfigError(f"metric {metric!r} is unknown to the statistics", f"use one of: {known}")
     return plain
 
@@ -64,7 +67,8 @@ def weighted_metric(
     """A metric of S rows of predictions under B weightings of the items.
 
     Args:
-        metric: one of `CLASSIFICATION` or "f1/CLASS" (class indices), or one of `REGRESSION` (floats). Macro F1 is the
+        metric: one of `CLASSIFICATION` or "f1/CLASS" (class indices), one of `REGRESSION` (floats), or one of `SPANS`
+            or "f1/TYPE" (records of counts, see `SPANS`; `targets_N` is not looked at). Macro F1 is the
             mean over the classes that occur in targets or predictions; a F1 or a correlation that is not defined is 0.
         targets_N: the truth.
         predictions_SN: predictions of S rows.
@@ -78,6 +82,8 @@ def weighted_metric(
         ConfigError: the metric is unknown.
     """
     metric = check_metric(metric)
+    if predictions_SN.dtype.names is not None:
+        return _of_counts(metric, predictions_SN, weights_BN.astype(np.float64))
     if metric in CLASSIFICATION:
         return _classification(metric, targets_N, predictions_SN, weights_BN, positive)
     targets, predictions = targets_N.astype(np.float64), predictions_SN.astype(np.float64)
@@ -87,6 +93,15 @@ def weighted_metric(
     if metric == "pearson":
         return _pearson(targets, predictions, weights)
     return _spearman(targets, predictions, weights)
+
+
+def _of_counts(metric: str, counts_SN: NDArray[Any], weights_BN: Floats) -> Floats:
+    right, found, true = (weights_BN @ counts_SN[name].astype(np.float64).T for name in ("right", "found", "true"))
+    if metric == "span_precision":
+        return _ratio(right, found)
+    if metric in ("span_recall", "token_accuracy"):
+        return _ratio(right, true)
+    return _ratio(2 * right, found + true)
 
 
 def _classification(

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from remora.models.head_steps import HeadKind
 
 Array = npt.NDArray[Any]
-# B examples, C outputs, ... what an example's logits are: (C,), or (K,) scores of K choices
+# B examples, C outputs, ... what an example's logits are: (C,), (K,) scores of K choices, (W, C) of W words
 
 
 class Task(ABC):
@@ -61,6 +61,16 @@ class Task(ABC):
             Class indices (B,) int64, or numbers (B,) float32.
         """
 
+    def unread(self, targets_B: Array, num_read_B: Array) -> Array:
+        """The targets marked where the length limit leaves out of an example what they are about.
+
+        Args:
+            targets_B: what `targets` gives.
+            num_read_B: rows that the head reads of each example.
+        """
+        del num_read_B
+        return targets_B
+
     @abstractmethod
     def constant(self, train_B: Array, targets_B: Array) -> Array:
         """The logits of the answer that knows nothing but how often each target occurs in train.
@@ -86,14 +96,15 @@ class Task(ABC):
         """
 
     @abstractmethod
-    def decode(self, logits_BC: Array) -> list[str] | list[float]:
+    def decode(self, logits_BC: Array, texts: Sequence[Sequence[str]] | None = None) -> list[str] | list[float]:
         """Predictions in the data set's own terms.
 
         Args:
-            logits_BC: head outputs (B, C).
+            logits_BC: head outputs (B, ...).
+            texts: of the examples; needed where the answer is as long as the text.
 
         Returns:
-            Class names, or numbers, (B,).
+            Class names, letters of choices, tags of words with blanks between them, or numbers, (B,).
         """
 
     @abstractmethod
@@ -152,11 +163,15 @@ def make_task(
     from remora.tasks.classification import Classification
     from remora.tasks.multiple_choice import MultipleChoice
     from remora.tasks.regression import Regression
+    from remora.tasks.token_classification import TokenClassification
 
     if kind == "regression":
         return Regression(metrics_names=tuple(metrics) or ("pearson",))
     if kind == "multiple-choice":
         return MultipleChoice(metrics_names=tuple(metrics) or ("accuracy",))
+    if kind == "token-classification":
+        names = tuple(metrics) or TokenClassification.metrics_names
+        return TokenClassification(label_names=tuple(label_names), metrics_names=names)
     assert kind == "classification", kind
     return Classification(
         label_names=tuple(label_names), metrics_names=tuple(metrics) or ("accuracy",), positive=positive

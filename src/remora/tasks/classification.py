@@ -1,5 +1,6 @@
 """Classification of a text or a pair: cross entropy, and the metrics the field reports."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -51,7 +52,7 @@ class Classification(Task):
             logits_BC = logits_BC.float()
         return torch.nn.functional.cross_entropy(logits_BC, targets_B, reduction="none")
 
-    def decode(self, logits_BC: Array) -> list[str]:
+    def decode(self, logits_BC: Array, texts: Sequence[Sequence[str]] | None = None) -> list[str]:
         """The class with the largest logit per row; the first of equals."""
         return [self.label_names[index] for index in finite(logits_BC).argmax(axis=1)]
 

@@ -1,5 +1,6 @@
 """Multiple choice: one sequence per choice, one output each, softmax over the choices of a question."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -52,7 +53,7 @@ class MultipleChoice(Task):
             logits_BC = logits_BC.float()
         return torch.nn.functional.cross_entropy(logits_BC, targets_B, reduction="none")
 
-    def decode(self, logits_BC: Array) -> list[str]:
+    def decode(self, logits_BC: Array, texts: Sequence[Sequence[str]] | None = None) -> list[str]:
         """The letter of the choice with the highest score; the first of equals."""
         return [LETTERS[index] for index in finite(logits_BC).argmax(axis=1)]
 

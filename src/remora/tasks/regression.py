@@ -1,5 +1,6 @@
 """Regression to one number: squared error on the label's own scale, Pearson and Spearman correlation."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -45,7 +46,7 @@ class Regression(Task):
             logits_BC = logits_BC.float()
         return torch.nn.functional.mse_loss(logits_BC[:, 0], targets_B.to(logits_BC.dtype), reduction="none")
 
-    def decode(self, logits_BC: Array) -> list[float]:
+    def decode(self, logits_BC: Array, texts: Sequence[Sequence[str]] | None = None) -> list[float]:
         """The numbers themselves."""
         return [float(value) for value in finite(logits_BC)[:, 0]]
 
