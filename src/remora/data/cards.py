@@ -98,14 +98,15 @@ def require_available(card: Card) -> TaskKind:
         card: the card that is to be used.
 
     Returns:
-        Its kind of task.
+        Its kind of task; pronouns are resolved by classification, see `remora.data.gap`.
 
     Raises:
         DataError: its kind of task is not available.
     """
     available: list[TaskKind] = [kind for kind in get_args(TaskKind) if kind != "auto"]
+    task = "classification" if card.task == "pronoun-resolution" else card.task
     for kind in available:
-        if kind == card.task:
+        if kind == task:
             return kind
     raise DataError(
         f"the data set {card.name!r} is for {card.task}, and this kind of task is not available",

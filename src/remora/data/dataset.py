@@ -10,6 +10,7 @@ from remora.config.schema import DataConfig, TaskKind
 from remora.data.cards import Card, load_card, require_available
 from remora.data.check import Checked, Note, check_split, count_notes, repeat_notes, settle_bad_rows
 from remora.data.columns import Columns, choice_columns, find_columns, word_columns
+from remora.data.gap import marked
 from remora.data.hub import read_hub
 from remora.data.kinds import FORMS, TaskName
 from remora.data.labels import Labels, decide_labels
@@ -153,6 +154,8 @@ def assemble(name: str, tables: Mapping[str, Sequence[Table]], config: DataConfi
         )
         card = None
     wanted = require_available(card) if card and config.task == "auto" else config.task
+    if card and card.task == "pronoun-resolution":
+        tables = {split: [marked(table) for table in group] for split, group in tables.items()}
     if wanted == "auto":
         wanted = _kind_by_columns(tables["train"][0], config)
     form = FORMS["classification" if wanted == "auto" else wanted]
@@ -169,7 +172,7 @@ def assemble(name: str, tables: Mapping[str, Sequence[Table]], config: DataConfi
         if not len(rows):
             raise DataError(f"{split} ({tables[split][0].source}): no usable rows")
     labels = decide_labels(checked.rows, wanted, config.on_bad_rows, config.tag_scheme)
-    if card and (labels.task != card.task or (card.labels and set(card.labels) != set(labels.names))):
+    if card and (labels.task != require_available(card) or (card.labels and set(card.labels) != set(labels.names))):
         message = f"the card {card.name!r} has another task or other classes and is not used"
         notes.append(Note(kind="card", message=message, count=1))
         card = None

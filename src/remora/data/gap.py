@@ -1,13 +1,15 @@
 """GAP: a paragraph, a pronoun in it and two names, and which of the names the pronoun stands for, if either.
 
+A model has to see which words are meant, so they are read with marks around them, and the rest is classification in
+three classes. Marks of punctuation, which every vocabulary has: Zhou and Chen 2022, "An improved baseline for
+sentence-level relation extraction", AACL.
+
 Webster et al. 2018, "Mind the GAP: a balanced corpus of gendered ambiguous pronouns", TACL 6, section 3.
 """
 
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
+from itertools import pairwise
 
-from remora.data.check import settle_bad_rows
-from remora.data.read import read_table
 from remora.data.table import BadRow, Cell, Table, shown
 from remora.errors import DataError
 
@@ -39,7 +41,6 @@ class PronounExample:
         a: the first candidate name.
         b: the second candidate name.
         label: one of `LABELS`.
-        place: the file and line it comes from.
     """
 
     text: str
@@ -47,52 +48,75 @@ class PronounExample:
     a: Span
     b: Span
     label: str
-    place: str
+
+    def with_marks(self) -> str:
+        """The text with a mark of its own on both sides of each of the three."""
+        text = self.text
+        marks = ((self.pronoun, "^"), (self.a, "@"), (self.b, "#"))
+        for span, mark in sorted(marks, key=lambda pair: pair[0].start, reverse=True):
+            text = f"{text[: span.start]}{mark} {span.text} {mark}{text[span.end :]}"
+        return text
 
 
-def read_gap(path: Path | str) -> tuple[PronounExample, ...]:
-    """Read a file of pronoun examples, in any form `remora.data.read` knows.
+def marked(table: Table) -> Table:
+    """The same rows with marks around the pronoun and the names, as classification reads them.
 
     Args:
-        path: the file, with the columns ``text``, ``pronoun``, ``pronoun_offset``, ``a``, ``a_offset``, ``b``,
-            ``b_offset`` and ``label``; offsets count characters from 0.
+        table: with the columns ``text``, ``pronoun``, ``pronoun_offset``, ``a``, ``a_offset``, ``b``, ``b_offset`` and
+            ``label``; offsets count characters from 0.
 
     Returns:
-        The examples, in order.
+        ``text`` with ``^ pronoun ^``, ``@ a @`` and ``# b #``, and ``label``; rows that cannot be used are among the
+        bad ones.
 
     Raises:
-        DataError: the file cannot be read, a column is missing, or rows cannot be used: the first ten are listed with
-            file and line.
+        DataError: a column is missing.
     """
-    table = read_table(path)
     missing = [name for name in _COLUMNS if name not in table.columns]
     if missing:
         raise DataError(
-            f"{path}: there is no column {', '.join(map(repr, missing))}",
+            f"{table.source}: there is no column {', '.join(map(repr, missing))}",
             f"a file of pronoun examples has {', '.join(_COLUMNS)}",
         )
-    examples: list[PronounExample] = []
+    texts: list[str] = []
+    labels: list[str] = []
+    lines: list[int] = []
     bad = list(table.bad)
     for index in range(table.num_rows):
         try:
-            examples.append(_example(table, index))
+            example = pronoun_example(table, index)
         except _RowError as error:
             bad.append(BadRow(place=table.place(index), message=str(error)))
-    settle_bad_rows(bad, "error")
-    return tuple(examples)
+            continue
+        texts.append(example.with_marks())
+        labels.append(example.label)
+        lines.append(table.lines[index])
+    return replace(table, columns={"text": texts, "label": labels}, lines=lines, bad=tuple(bad))
 
 
 class _RowError(ValueError):
     """The row cannot be used."""
 
 
-def _example(table: Table, index: int) -> PronounExample:
+def pronoun_example(table: Table, index: int) -> PronounExample:
+    """One row of a table.
+
+    Args:
+        table: with all columns.
+        index: of the row.
+
+    Raises:
+        ValueError: the row cannot be used; says why.
+    """
     row = {name: table.columns[name][index] for name in _COLUMNS}
     text = _text(row, "text")
     spans = {name: _span(row, name, text) for name in _SPANS}
     if row["label"] not in LABELS:
         raise _RowError(f"the label is {shown(row['label'])}, expected {', '.join(LABELS)}")
-    return PronounExample(text=text, label=str(row["label"]), place=table.place(index), **spans)
+    ordered = sorted(spans.values(), key=lambda span: span.start)
+    if any(one.end > other.start for one, other in pairwise(ordered)):
+        raise _RowError("the pronoun and the names overlap")
+    return PronounExample(text=text, label=str(row["label"]), **spans)
 
 
 def _text(row: dict[str, Cell], name: str) -> str:
