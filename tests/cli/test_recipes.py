@@ -10,6 +10,7 @@ import pytest
 from remora.cli.main import run_cli
 from remora.results.store import read_record
 from remora.results.summary_schema import StudySummary
+from remora.study.solo import NUM_STEPS
 from tests.moods import write_data, write_model
 
 TEXT = """
@@ -27,6 +28,7 @@ recipe:
     - {kind: bars, studies: [plain, grid], measures: [accuracy, train_seconds, trained_params], caption: Bars.}
     - {kind: heat, studies: [grid], measures: [accuracy, peak_bytes], x: rank, y: alpha, panel: dropout, caption: Heat.}
     - {kind: curves, studies: [plain], caption: Lines.}
+    - {kind: memory, studies: [plain], caption: Memory.}
 shared:
   model: MODEL
   data: DATA
@@ -79,14 +81,22 @@ def test_published_stands_beside_measured(done: Path) -> None:
 
 def test_figures_are_there_and_text_stays_text(done: Path) -> None:
     names = {path.stem for path in (done / "figures").glob("*.svg")}
-    assert names == {"1-bars", "2-heat-grid", "3-score-plain", "3-loss-plain"}
+    assert names == {"1-bars", "2-heat-grid", "3-score-plain", "3-loss-plain", "4-memory-plain"}
     page = (done / "report.html").read_text()
     assert "Moods &lt;twice&gt;" in page
-    assert page.count("<svg") == 4
+    assert page.count("<svg") == 5
     heat = (done / "figures" / "2-heat-grid.svg").read_text()
     assert "dropout 0.1" in heat
     values = [text for text in re.findall(r">([^<>]+)</text>", heat) if text.endswith((" MB", " GB"))]
     assert len(values) == 2, "peak memory of every point of the grid"
+
+
+def test_memory_is_there_for_every_step(done: Path) -> None:
+    row = read_record(done / "plain" / "results.json", StudySummary).row("LoRA")
+    assert len(row.memory_trace) == NUM_STEPS
+    assert [sample.seconds for sample in row.memory_trace] == sorted(sample.seconds for sample in row.memory_trace)
+    assert row.peak_bytes is not None
+    assert 0 < max(sample.bytes for sample in row.memory_trace) <= row.peak_bytes
 
 
 def test_resume_trains_nothing_again_and_reports_the_same(

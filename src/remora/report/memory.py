@@ -1,9 +1,10 @@
-"""Where the memory of a training step goes: one stacked bar per row."""
+"""The memory of training: where that of a step goes, one stacked bar per row, and how it goes on over time."""
 
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
 from remora.report.canvas import PALETTE, WIDTH, new_figure, quiet_grid
+from remora.report.multiples import small_multiples
 from remora.results.names import shown
 from remora.results.schema import MemoryBreakdown
 from remora.results.summary_schema import StudySummary
@@ -59,6 +60,21 @@ def memory_bars(summary: StudySummary) -> Figure | None:
         columnspacing=1.4,
         borderpad=0.2,
     )
+    return figure
+
+
+def memory_curves(summary: StudySummary) -> Figure | None:
+    """The high-water mark of every step of a trial alone over the time since it began; None where none was measured."""
+    rows = [row for row in summary.rows if row.memory_trace]
+    if not rows:
+        return None
+    lines = {
+        row.label: ([s.seconds for s in row.memory_trace], [float(s.bytes) for s in row.memory_trace]) for row in rows
+    }
+    figure, panels = small_multiples(lines, summary.recommendation.best_set, "seconds of training", left=0.62)
+    for axes in panels.values():
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: size(value) if value > 0 else "0"))
+        axes.set_ylim(bottom=0, top=1.08 * max(y for _, ys in lines.values() for y in ys))
     return figure
 
 

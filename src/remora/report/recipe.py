@@ -14,6 +14,7 @@ from remora.report.heat import heat_map
 from remora.report.html import to_html
 from remora.report.markdown import FIGURES, to_markdown
 from remora.report.measures import measure_name, measure_text
+from remora.report.memory import memory_curves
 from remora.report.page import FOOTER
 from remora.results.names import shown
 from remora.results.recipe_schema import RECIPE_FILE, PictureSpec, RecipeRun, measured
@@ -69,6 +70,8 @@ def _figures(spec: PictureSpec, summaries: Summaries) -> dict[str, Figure | None
         return {"bars": measure_bars(summaries, spec.measures)}
     if spec.kind == "heat":
         return {f"heat-{name}": heat_map(summary, spec) for name, summary in summaries.items()}
+    if spec.kind == "memory":
+        return {f"memory-{name}": memory_curves(summary) for name, summary in summaries.items()}
     return {
         f"{what}-{name}": learning_curves(summary, what)
         for name, summary in summaries.items()

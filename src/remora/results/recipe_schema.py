@@ -36,10 +36,11 @@ class PictureSpec(Record):
     """A figure of the recipe's report.
 
     `bars` shows each of the measures for every row, study by study. `heat` shows the measures of a study over two
-    settings of its rows, a panel per value of a third. `curves` shows validation score and training loss by epoch.
+    settings of its rows, a panel per value of a third. `curves` shows validation score and training loss by epoch,
+    `memory` the memory of training over time.
     """
 
-    kind: Literal["bars", "heat", "curves"]
+    kind: Literal["bars", "heat", "curves", "memory"]
     studies: tuple[str, ...]
     measures: tuple[str, ...] = ()
     x: str = ""

@@ -210,13 +210,24 @@ class MemoryBreakdown(Record):
     activations_and_rest: int
 
 
+class MemorySample(Record):
+    """The most memory that a training step had, and when it ended, in seconds since training began."""
+
+    seconds: float
+    bytes: int
+
+
 class RowCost(Record):
-    """The cost of one training step of a row's method alone on the machine; null where it was not measured."""
+    """The cost of one training step of a row's method alone on the machine; null where it was not measured.
+
+    `memory_trace` has every step of that measurement, the first ones included.
+    """
 
     step_seconds: float | None = None
     examples_per_second: float | None = None
     peak_bytes: int | None = None
     breakdown: MemoryBreakdown | None = None
+    memory_trace: tuple[MemorySample, ...] = ()
 
 
 class Costs(Versioned):

@@ -130,6 +130,7 @@ def _row(run: RunDirectory, plan: RowPlan, trials: Sequence[TrialResult], judged
         examples_per_second=cost.examples_per_second,
         peak_bytes=cost.peak_bytes,
         memory=cost.breakdown,
+        memory_trace=cost.memory_trace,
         adapter_bytes=max(sizes, default=None),
         steps=steps,
         train_seconds=steps * cost.step_seconds if steps and cost.step_seconds else None,

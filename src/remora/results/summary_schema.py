@@ -9,6 +9,7 @@ from remora.results.schema import (
     DataInfo,
     Machine,
     MemoryBreakdown,
+    MemorySample,
     ModelInfo,
     ProtocolInfo,
     Record,
@@ -74,6 +75,7 @@ class Row(Record):
     examples_per_second: float | None
     peak_bytes: int | None
     memory: MemoryBreakdown | None
+    memory_trace: tuple[MemorySample, ...] = ()
     adapter_bytes: int | None
     steps: int
     train_seconds: float | None

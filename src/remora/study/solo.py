@@ -10,12 +10,12 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from remora.results.schema import MemoryBreakdown, RowCost
+from remora.results.schema import MemoryBreakdown, MemorySample, RowCost
 from remora.study.launch import worker_environment
 from remora.study.trials import PlannedTrial
 
@@ -48,17 +48,30 @@ def measure(run_dir: Path, trial: PlannedTrial, threads: int) -> RowCost:
     return RowCost.model_validate_json(done.stdout.splitlines()[-1])
 
 
-class _Clock:
-    """Notes when each step ended."""
+class _Watch:
+    """Notes how long each step took, when it ended and the most memory it had.
 
-    def __init__(self) -> None:
-        self.times: list[float] = []
+    Args:
+        read_peak: gives the high-water mark since the last call.
+    """
+
+    def __init__(self, read_peak: Callable[[], int]) -> None:
+        self._read_peak = read_peak
+        self._begun = self._start = time.perf_counter()
+        self.seconds: list[float] = []
+        self.trace: list[MemorySample] = []
+        self.before = 0
+        """The high-water mark before the first step, where adapters are made."""
 
     def started(self, spec: Any, num_steps: int) -> None:
-        self.times.append(time.perf_counter())
+        self.before = self._read_peak()
+        self._begun = self._start = time.perf_counter()
 
     def step(self, spec: Any, step: int, num_steps: int, loss: float) -> None:
-        self.times.append(time.perf_counter())
+        end = time.perf_counter()
+        self.seconds.append(end - self._start)
+        self.trace.append(MemorySample(seconds=end - self._begun, bytes=self._read_peak()))
+        self._start = time.perf_counter()
 
     def epoch(self, spec: Any, point: Any) -> None:
         pass
@@ -91,7 +104,13 @@ def _solo(run_dir: Path, threads: int, trial: PlannedTrial) -> RowCost:
         return whole.subset(chosen)
 
     spec = replace(trial.spec, epochs=NUM_STEPS, max_steps=NUM_STEPS, curve=False, select="last", splits=())
-    clock = _Clock()
+
+    def read_peak() -> int:
+        peak = peak_bytes(on_device.device)
+        reset_peak(on_device.device)
+        return peak
+
+    watch = _Watch(read_peak)
     settle()
     give_memory_back()
     reset_peak(on_device.device)
@@ -104,12 +123,12 @@ def _solo(run_dir: Path, threads: int, trial: PlannedTrial) -> RowCost:
             parts=LONE_PARTS,
             tokens_per_pass=config.engine.pass_tokens,
             read_every=1,
-            events=clock,
+            events=watch,
         )
-    peak = peak_bytes(on_device.device)
-    steps = [after - before for before, after in zip(clock.times[:-1], clock.times[1:], strict=True)][_WARM_UP:]
+    steps = watch.seconds[_WARM_UP:]
     if not steps:
         return RowCost()
+    peak = max(watch.before, *(sample.bytes for sample in watch.trace), read_peak())
     seconds = statistics.median(steps)
     base = on_device.num_bytes
     trained = 4 * sum(outcome.num_params.values())
@@ -126,6 +145,7 @@ def _solo(run_dir: Path, threads: int, trial: PlannedTrial) -> RowCost:
             optimizer=2 * trained,
             activations_and_rest=max(0, peak - known),
         ),
+        memory_trace=tuple(watch.trace),
     )
 
 
