@@ -145,6 +145,17 @@ def test_rows_of_an_unexpected_number_raise() -> None:
             hook.remove()
 
 
+@pytest.mark.parametrize("arch", ["bert", "deberta-v3"])
+def test_a_closed_driver_computes_nothing(arch: str) -> None:
+    """Without its hooks the model would take packed rows for one long text."""
+    with Driver(tiny.tiny_base(arch)) as driver:
+        lane = LaneBatch(ids=EXAMPLES.ids, type_ids=EXAMPLES.type_ids, index=range(len(EXAMPLES)))
+        layout = driver.lay_out([lane], training=False)
+        driver.forward(layout, [None])
+    with pytest.raises(AssertionError, match="the driver is closed"):
+        driver.forward(layout, [None])
+
+
 def test_deberta_lanes_do_not_share_passes_and_others_do() -> None:
     for arch, share in (("deberta-v3", False), ("mpnet", True), ("bert", True)):
         with Driver(tiny.tiny_base(arch)) as driver:

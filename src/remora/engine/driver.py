@@ -227,6 +227,7 @@ class Driver:
         Returns:
             (T, D) in the base's compute dtype.
         """
+        assert self._undo, "the driver is closed"  # the model would compute all the same, and something else
         assert len(adapters) == len(layout.lane_rows)
         current = self._current
         current.users, current.calls, current.notes = {}, {}, {}
