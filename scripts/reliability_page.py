@@ -3,17 +3,22 @@
     python scripts/reliability_page.py TALLY
 
 TALLY is the file to which the tests wrote (``make test-faults``); every figure is a sum of its lines. A promise whose
-tests wrote nothing makes this fail: the page holds no figure that no run gave.
+tests wrote nothing makes this fail: the page holds no figure that no run gave. What safety costs comes from
+``bench/results/safety_cost.json`` (``python -m bench.safety_cost``).
 """
 
 import json
 import platform
+import statistics
 import sys
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-PAGE = Path(__file__).resolve().parents[1] / "docs" / "reliability.md"
+ROOT = Path(__file__).resolve().parents[1]
+PAGE = ROOT / "docs" / "reliability.md"
+COST = ROOT / "bench" / "results" / "safety_cost.json"
 
 PROMISES = (
     ("A study that is killed gives the same bytes when it is taken up again", "kills survived"),
@@ -38,12 +43,13 @@ def read_tally(path: Path) -> Counter[str]:
     return counts
 
 
-def page(counts: Mapping[str, int], machine: str) -> str:
+def page(counts: Mapping[str, int], machine: str, costs: Mapping[str, Mapping[str, Any]]) -> str:
     """The page as Markdown.
 
     Args:
         counts: by key of `PROMISES`.
         machine: on which they were made, in general terms.
+        costs: of packs by name, as `bench.safety_cost` writes them.
 
     Raises:
         SystemExit: a promise was not tried.
@@ -64,14 +70,38 @@ def page(counts: Mapping[str, int], machine: str) -> str:
             "|---|---|",
             *rows,
             "",
+            "## What it costs",
+            "",
+            "Made by `python -m bench.safety_cost` on one thread. A study writes a checkpoint a minute, or less often",
+            "where one takes long, so that they stay within one per cent of its time; one is on disk, with its",
+            "hashes, before training goes on. The checks ask of every step whether loss and gradients are finite.",
+            "",
+            "| pack | state | a checkpoint | a step | checkpoints | checks |",
+            "|---|---|---|---|---|---|",
+            *(_cost_row(name, cost) for name, cost in costs.items()),
+            "",
         ]
     )
+
+
+def _cost_row(name: str, cost: Mapping[str, Any]) -> str:
+    seconds = statistics.median(cost["checkpoint_seconds"])
+    cells = [
+        name,
+        f"{cost['checkpoint_bytes'] / 1e6:.1f} MB",
+        f"{1000 * seconds:.0f} ms",
+        f"{1000 * cost['step_seconds']:.0f} ms",
+        f"{100 * cost['checkpoint_share']:.2f} % of the time",
+        f"{100 * cost['check_share']:.2f} % of the time",
+    ]
+    return f"| {' | '.join(cells)} |"
 
 
 def main() -> None:
     """Write the page."""
     machine = f"{platform.system()}, Python {platform.python_version()}"
-    PAGE.write_text(page(read_tally(Path(sys.argv[1])), machine), encoding="utf-8")
+    costs = json.loads(COST.read_text(encoding="utf-8"))
+    PAGE.write_text(page(read_tally(Path(sys.argv[1])), machine, costs), encoding="utf-8")
 
 
 if __name__ == "__main__":

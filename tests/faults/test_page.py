@@ -29,15 +29,18 @@ def test_figures_are_the_sums_of_what_was_counted(
     for _, what in script.PROMISES:
         effort.tally(what, 1000)
         effort.tally(what, 234)
-    text = script.page(script.read_tally(path), "some machine")
+    cost = {"checkpoint_bytes": 2_500_000, "checkpoint_seconds": [0.3, 0.1, 0.2], "step_seconds": 0.05}
+    shares = {"checkpoint_share": 0.0033, "check_share": 0.0004}
+    text = script.page(script.read_tally(path), "some machine", {"two trials": {**cost, **shares}})
     assert text.count("| 1,234 ") == len(script.PROMISES)
     assert "some machine" in text
+    assert "| two trials | 2.5 MB | 200 ms | 50 ms | 0.33 % of the time | 0.04 % of the time |" in text
 
 
 def test_a_promise_that_was_not_tried_gives_no_page(script: ModuleType) -> None:
     counts = {what: 1 for _, what in script.PROMISES[1:]}
     with pytest.raises(SystemExit, match=script.PROMISES[0][1]):
-        script.page(counts, "")
+        script.page(counts, "", {})
 
 
 def test_every_key_of_the_page_is_counted_somewhere(script: ModuleType) -> None:
