@@ -6,13 +6,15 @@ Run as a program of its own: ``python -m tests.faults.many_trials RUN_DIR NUM EV
 import json
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import psutil
 
 from remora.config.load import read_study
+from remora.results.store import PACKS
 from remora.study.context import open_context
+from remora.study.leases import Leases
 from remora.study.machine import give_memory_back
 from remora.study.rows import study_rows
 from remora.study.trials import TrialMaker
@@ -27,7 +29,7 @@ def jobs(run_dir: Path, num: int, every: int) -> Iterator[str]:
     rows = [row for row in study_rows(context.config, context.base) if row.method is not None]
     trials = [TrialMaker(context).final(row, 1e-3)[0] for row in rows]
     del context
-    process = psutil.Process()
+    process, leases = psutil.Process(), Leases(run_dir / PACKS)
     for start in range(0, num + 1, LANES):
         if start % every == 0:
             give_memory_back()
@@ -39,8 +41,11 @@ def jobs(run_dir: Path, num: int, every: int) -> Iterator[str]:
         for number in range(start, start + LANES):
             trial = trials[number % len(trials)]
             pack.append(replace(trial, spec=replace(trial.spec, id=f"{trial.spec.id}-{number}", seed=number)))
+        lease = leases.take(f"pack{start}")
+        assert lease is not None
         job = {"pack": f"pack{start}", "slots": LANES, "parts": 1, "trials": [t.to_json() for t in pack], "done": []}
-        yield json.dumps(job)
+        yield json.dumps({**job, "lease": asdict(lease.ticket)})
+        lease.end("done")
 
 
 def main() -> None:

@@ -18,6 +18,7 @@ from remora.engine.trial import TrialSpec
 from remora.errors import ResourceError
 from remora.report.write import write_report
 from remora.study import launch
+from remora.study.leases import Ticket
 from remora.study.packs import PlannedPack
 from remora.study.trials import PlannedTrial
 from tests.faults.effort import examples, tally
@@ -153,7 +154,7 @@ class FullWorker:
         self.process = SimpleNamespace(wait=lambda *_: 4, returncode=4, terminate=lambda: None)
         events.put((self, {"event": "ready"}))
 
-    def give(self, pack: PlannedPack, done: frozenset[str]) -> None:
+    def give(self, pack: PlannedPack, done: frozenset[str], ticket: Ticket) -> None:
         self.pack = pack
         self.events.put((self, {"event": "resources", "text": "[Errno 28] No space left on device"}))
         self.events.put((self, None))

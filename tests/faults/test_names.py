@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from remora.cli.build import find_study_file, study_name
+from remora.cli.progress import SilentProgress
 from remora.config.load import build_study
 from remora.config.schema import StudyConfig
 from remora.data.cards import embedded_folder, load_card
@@ -24,7 +25,7 @@ from remora.report.write import write_report
 from remora.results.names import shown
 from remora.results.store import read_result, slug, trial_dir, trial_id, within, write_atomic
 from remora.study import launch, solo
-from remora.study.api import _only_coordinator
+from remora.study.coordinator import coordinating
 from tests.faults.effort import examples, tally
 from tests.results.synthetic import ROWS, build_run
 
@@ -178,8 +179,7 @@ def test_a_link_in_the_way_of_a_report_is_refused(run_dir: Path, tmp_path: Path)
 def test_a_file_that_is_a_link_is_replaced_not_followed(run_dir: Path, tmp_path: Path) -> None:
     precious = tmp_path / "precious"
     precious.write_text("mine")
-    for name in ("note.json", f".note.json.{os.getpid()}.tmp"):
-        (run_dir / name).symlink_to(precious)
+    (run_dir / "note.json").symlink_to(precious)
     write_atomic(run_dir / "note.json", b"new")
     assert precious.read_text() == "mine"
     assert (run_dir / "note.json").read_text() == "new"
@@ -187,16 +187,21 @@ def test_a_file_that_is_a_link_is_replaced_not_followed(run_dir: Path, tmp_path:
 
 
 def test_the_lock_does_not_empty_what_a_link_leads_to(tmp_path: Path) -> None:
-    precious = tmp_path / "precious"
+    precious, run_dir = tmp_path / "precious", tmp_path / "run"
     precious.write_text("mine")
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / ".lock").symlink_to(precious)
-    with pytest.raises(ResourceError, match="cannot be written"), _only_coordinator(tmp_path / "run"):
+    lock = run_dir / "packs" / "coordinator.000001.lease"
+    lock.parent.mkdir(parents=True)
+    lock.symlink_to(precious)
+    with pytest.raises(ResourceError, match="cannot be written"), coordinating(run_dir, 2, SilentProgress()):
         pass
     assert precious.read_text() == "mine"
-    (tmp_path / "run" / ".lock").unlink()
-    with _only_coordinator(tmp_path / "run"):
-        assert (tmp_path / "run" / ".lock").is_file()
+    lock.unlink()
+    with coordinating(run_dir, 2, SilentProgress()):
+        assert lock.is_file()
+    lock.parent.rename(tmp_path / "elsewhere")
+    (run_dir / "packs").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(DataError, match="a link that leads to"), coordinating(run_dir, 2, SilentProgress()):
+        pass
 
 
 def test_a_run_directory_that_is_a_link_itself_is_fine(run_dir: Path, tmp_path: Path) -> None:

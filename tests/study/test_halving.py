@@ -19,6 +19,7 @@ from remora.results.schema import ParamCount, TrialResult
 from remora.results.store import read_result, write_result
 from remora.study import launch
 from remora.study.halving import halvings, rung_record
+from remora.study.leases import Ticket
 from remora.study.packs import PlannedPack, inseparable, plan_packs
 from remora.study.rows import UNTRAINED, StudyRow
 from remora.study.trials import PlannedTrial, TrialMaker
@@ -192,13 +193,13 @@ class DyingWorker:
         self.process = SimpleNamespace(wait=lambda: -9, returncode=-9, terminate=lambda: None)
         events.put((self, {"event": "ready"}))
 
-    def give(self, pack: PlannedPack, done: frozenset[str]) -> None:
+    def give(self, pack: PlannedPack, done: frozenset[str], ticket: Ticket) -> None:
         self.pack = pack
         self.packs.append(pack)
         if len(self.packs) == 1:
             self.events.put((self, {"event": "finished", "trial": pack.trials[0].spec.id}))
         else:
-            assert "a0" in done
+            assert ("a0" in done) == ("a0" in ids(pack.trials))
         if len(self.packs) <= 2:
             self.events.put((self, None))
             return

@@ -109,7 +109,14 @@ def test_one_pack_gets_all_threads_and_many_packs_one_each() -> None:
     auto: dict[str, int | None] = {"workers": None, "threads": None}
     assert shares(2, 1, auto) == (1, 2)
     assert shares(2, 9, auto) == (2, 1)
-    assert shares(8, 2, {"workers": 4, "threads": None}) == (4, 2)
+    assert shares(8, 2, {"workers": 4, "threads": None}) == (4, 4)
+    assert shares(8, 2, {"workers": 4, "threads": 3}) == (4, 3)
+
+
+def test_threads_and_with_them_the_last_bits_do_not_depend_on_the_number_of_workers() -> None:
+    for cores, packs in ((1, 1), (2, 1), (2, 9), (8, 3), (8, 20)):
+        found = {shares(cores, packs, {"workers": workers, "threads": None})[1] for workers in (None, 1, 2, 5, 16)}
+        assert len(found) == 1, (cores, packs, found)
 
 
 def test_planned_trials_survive_the_way_to_a_worker() -> None:

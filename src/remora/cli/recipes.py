@@ -1,7 +1,7 @@
 """What commands do with a recipe of several studies: check all of them, plan, run, print."""
 
 import json
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +16,8 @@ from remora.results.wording import duration, size
 
 if TYPE_CHECKING:
     from remora.config.schema import StudyConfig
+    from remora.study.progress import Progress
+    from remora.study.recipe import RecipeResult
     from remora.study.recipe_file import Recipe
 
 
@@ -83,19 +85,37 @@ def execute_recipe(
     if dry_run:
         print_plan(configs, as_json=as_json)
         return 0
+    from remora.study.recipe import run_recipe, usual_folder
+
     _, full = read_recipe(path, ())
-    return _run(recipe, configs, full, out, as_json=as_json)
+    folder = out if out is not None else usual_folder(recipe, configs)
+    return _run(lambda progress: run_recipe(recipe, configs, full, folder, progress=progress), recipe, folder, as_json)
 
 
 def resume_recipe(folder: Path, *, as_json: bool) -> int:
     """Go on with a recipe's folder. Returns the exit code."""
+    from remora.study.recipe import run_recipe
+
+    recipe, configs = _begun(folder)
+    return _run(lambda progress: run_recipe(recipe, configs, {}, folder, progress=progress), recipe, folder, as_json)
+
+
+def take_part_in_recipe(folder: Path, *, as_json: bool) -> int:
+    """Train packs of the studies in a recipe's folder beside others. Returns the exit code."""
+    from remora.study.recipe import join_recipe
+
+    recipe, configs = _begun(folder)
+    return _run(lambda progress: join_recipe(configs, folder, progress), recipe, folder, as_json)
+
+
+def _begun(folder: Path) -> tuple["Recipe", dict[str, "StudyConfig"]]:
     from remora.results.recipe_schema import RECIPE_FILE, RecipeRun
     from remora.results.store import read_record
     from remora.study.recipe import SETTINGS_FILE
 
     begun = read_record(folder / RECIPE_FILE, RecipeRun)
     recipe, configs = read_recipe(folder / SETTINGS_FILE, ())
-    return _run(replace(recipe, name=begun.name, small=begun.small), configs, {}, folder, as_json=as_json)
+    return replace(recipe, name=begun.name, small=begun.small), configs
 
 
 def print_plan(configs: Mapping[str, "StudyConfig"], *, as_json: bool) -> None:
@@ -115,23 +135,14 @@ def print_plan(configs: Mapping[str, "StudyConfig"], *, as_json: bool) -> None:
     click.echo(f"all: {trials} trials, estimated {duration(seconds)}, estimated peak memory {size(peak)}")
 
 
-def _run(
-    recipe: "Recipe",
-    configs: Mapping[str, "StudyConfig"],
-    full: Mapping[str, "StudyConfig"],
-    out: Path | None,
-    *,
-    as_json: bool,
-) -> int:
+def _run(run: Callable[["Progress"], "RecipeResult"], recipe: "Recipe", folder: Path, as_json: bool) -> int:
     from remora.cli import outcome
     from remora.cli.progress import choose_progress
-    from remora.study.recipe import run_recipe, usual_folder
 
     progress = choose_progress(silent=as_json)
-    folder = out if out is not None else usual_folder(recipe, configs)
     try:
         with _saying_how_to_go_on(folder):
-            result = run_recipe(recipe, configs, full, folder, progress=progress)
+            result = run(progress)
     finally:
         progress.finished()
     report = folder / "report.html"

@@ -129,6 +129,7 @@ def fingerprint(study: StudyConfig) -> str:
         del settings["data"]["local"]
     if study.data.tag_scheme == "bio":
         del settings["data"]["tag_scheme"]
+    del settings["engine"]["lease_seconds"]  # how long to wait for others is no part of a study
     canonical = json.dumps(settings, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()
 

@@ -129,6 +129,8 @@ class EngineConfig(Settings):
     lanes: Count | None = None
     checkpoint_seconds: Annotated[float, Field(ge=0)] = 60
     """Least time between two checkpoints of a pack; 0 for none. They never take more than one hundredth of the time."""
+    lease_seconds: Annotated[float, Field(ge=1)] = 120
+    """Without a sign of life for so long, a process on another machine counts as dead, and its packs go to others."""
 
     @property
     def pass_tokens(self) -> int:

@@ -63,6 +63,7 @@ class Keeper:
         folder: theirs alone; made with the first one.
         seconds: least time between two.
         warn: told, in a sentence, when one cannot be written or read.
+        check: called before one is written and before it gets its name; raises where another process has the pack.
 
     Class attributes:
         MOST_SHARE: of the run time that may go into writing: the pause between two grows with what one takes.
@@ -70,9 +71,16 @@ class Keeper:
 
     MOST_SHARE = 0.01
 
-    def __init__(self, folder: Path, seconds: float, warn: Callable[[str], None] = _log.warning) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        seconds: float,
+        warn: Callable[[str], None] = _log.warning,
+        check: Callable[[], None] = lambda: None,
+    ) -> None:
         self._folder = folder
         self._warn = warn
+        self._check = check
         self._seconds = seconds
         self._last = time.monotonic()
         self._pause = seconds
@@ -108,6 +116,7 @@ class Keeper:
         self._pause = max(self._seconds, (self._last - start) / self.MOST_SHARE)
 
     def _write(self, state: State) -> None:
+        self._check()
         self._folder.mkdir(parents=True, exist_ok=True)
         number = max(self._numbers(), default=0) + 1
         aside = self._folder / f".{number:06d}.part"
@@ -119,6 +128,7 @@ class Keeper:
         (aside / _MANIFEST).write_text(json.dumps(manifest))
         for path in (*aside.iterdir(), aside):
             flush(path)
+        self._check()
         aside.rename(self._folder / f"{number:06d}")
         flush(self._folder)
         for old in self._numbers()[:-_KEPT]:

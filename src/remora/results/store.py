@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import re
+import secrets
 import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -26,6 +27,8 @@ INCIDENTS_FILE = "incidents.json"
 TRIALS = "trials"
 CHECKPOINTS = "checkpoints"
 """Where packs in training keep theirs; gone when the study is done."""
+PACKS = "packs"
+"""Where packs are on offer while a study trains, and who has them; what stays is who coordinated."""
 RESULT_FILE = "result.json"
 PREDICTIONS_FILE = "predictions.parquet"
 
@@ -42,8 +45,8 @@ def write_atomic(path: Path, content: bytes) -> None:
         content: all of it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    aside.unlink(missing_ok=True)
+    # Process ids would not do: two machines that share the folder may have the same.
+    aside = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
     try:
         with aside.open("xb") as file:  # never through a link that lies there
             file.write(content)

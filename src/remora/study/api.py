@@ -1,21 +1,18 @@
 """Runs a study from its configuration to its report; the one entry for the command line and for Python."""
 
 import datetime
-import fcntl
 import io
-import os
 import shlex
 import shutil
 import sys
 import time
-from collections.abc import Generator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from remora.config.load import dump_yaml, fingerprint, read_study
+from remora.config.load import dump_yaml, fingerprint
 from remora.config.schema import StudyConfig
-from remora.errors import ConfigError, RemoraError, ResourceError
+from remora.errors import ResourceError
 from remora.report.terminal import render_rows
 from remora.report.write import write_report
 from remora.results.schema import (
@@ -34,11 +31,13 @@ from remora.results.store import (
     CHECKPOINTS,
     COSTS_FILE,
     DATA_FILE,
+    RESULT_FILE,
     STUDY_FILE,
     add_incident,
     is_finished,
     read_record,
     read_result,
+    trial_dir,
     trial_id,
     write_atomic,
     write_record,
@@ -47,14 +46,18 @@ from remora.results.summary import summarise
 from remora.results.summary_schema import Row, StudySummary
 from remora.results.wording import duration, size
 from remora.study import solo
+from remora.study.board import Board
 from remora.study.context import StudyContext, open_context
+from remora.study.coordinator import coordinating
 from remora.study.estimate import StudyPlan, estimate, fit_budget
-from remora.study.launch import Event, Workers
+from remora.study.launch import Workers
+from remora.study.leases import Lease, LeaseLostError
 from remora.study.machine import available_cores, describe_machine, dtype_name, num_gpus
 from remora.study.memory import fit_memory
 from remora.study.packs import plan_packs
+from remora.study.prepare import resume_config, with_absolute_paths
 from remora.study.probe import run_probe
-from remora.study.progress import Progress
+from remora.study.progress import Progress, Teller
 from remora.study.record import record_failure, record_majority
 from remora.study.resident import free_bytes
 from remora.study.rows import MAJORITY, UNTRAINED, StudyRow, reference_row, study_rows
@@ -127,28 +130,47 @@ def run_study(config: StudyConfig, out: Path | None = None, *, progress: Progres
     Raises:
         RemoraError: bad data, model or settings before anything runs; another study in `out`; no resources.
     """
+    run_dir = out if out is not None else usual_run_dir(config)
+    with coordinating(run_dir, config.engine.lease_seconds, progress) as lock:
+        return conduct(config, run_dir, progress, lock)
+
+
+def usual_run_dir(config: StudyConfig) -> Path:
+    """``runs/<name>-<hash8>``."""
+    return Path("runs") / f"{config.name}-{fingerprint(config)[:8]}"
+
+
+def conduct(config: StudyConfig, run_dir: Path, progress: Progress, lock: Lease) -> StudyResult:
+    """Run a study as its coordinator; see `run_study`.
+
+    Args:
+        config: what to run.
+        run_dir: its run directory.
+        progress: told what happens.
+        lock: the coordinator's lease, kept alive by the caller.
+    """
     start = time.monotonic()
-    run_dir = out if out is not None else Path("runs") / f"{config.name}-{fingerprint(config)[:8]}"
-    config, origin = _resume_config(config, run_dir)
-    config = _with_absolute_paths(config)
+    config, origin = resume_config(config, run_dir)
+    config = with_absolute_paths(config)
     context, plan = _settle(config, fit=not (run_dir / STUDY_FILE).is_file())
-    with _only_coordinator(run_dir):
-        run = _Run(
-            context=context,
-            run_dir=run_dir,
-            progress=progress,
-            rows=study_rows(context.config, context.base, context.task.name),
-        )
-        run.write_header(origin, plan)
-        progress.note(_cost_line(plan, context))
-        for cut in plan.cuts:
-            progress.note(f"to fit the budget: {cut}")
-        for reduction in plan.reductions:
-            progress.note(f"to fit the memory: {reduction}")
-        run.train()
-        run.measure_costs(time.monotonic() - start)
-        summary = summarise(run_dir)
-        write_report(run_dir, summary)
+    run = _Run(
+        context=context,
+        run_dir=run_dir,
+        progress=progress,
+        lock=lock,
+        rows=study_rows(context.config, context.base, context.task.name),
+    )
+    run.write_header(origin, plan)
+    progress.note(_cost_line(plan, context))
+    for cut in plan.cuts:
+        progress.note(f"to fit the budget: {cut}")
+    for reduction in plan.reductions:
+        progress.note(f"to fit the memory: {reduction}")
+    run.train()
+    run.measure_costs(time.monotonic() - start)
+    run.check()
+    summary = summarise(run_dir)
+    write_report(run_dir, summary)
     progress.finished()
     return StudyResult(run_dir=run_dir, summary=summary)
 
@@ -160,8 +182,22 @@ class _Run:
     context: StudyContext
     run_dir: Path
     progress: Progress
+    lock: Lease
     rows: tuple[StudyRow, ...]
-    _seen: dict[str, float | None] = field(default_factory=dict[str, "float | None"])
+
+    def check(self) -> None:
+        """Ask whether this process is still the coordinator.
+
+        Raises:
+            ResourceError: it was taken for dead and another took its place.
+        """
+        try:
+            self.lock.check()
+        except LeaseLostError:
+            raise ResourceError(
+                f"{self.run_dir}: this process gave no sign of life for too long, and another one coordinates now",
+                "nothing is lost; look at that one",
+            ) from None
 
     def write_header(self, origin: str, plan: StudyPlan) -> None:
         """study.yaml, study.json and data.json, before the first trial; what was cut when it was begun is kept.
@@ -234,7 +270,8 @@ class _Run:
         metric = self.context.dataset.metric
         trained = [row for row in self.rows if row.method is not None]
         gpus = num_gpus(self.context.config.engine) is not None
-        with Workers(self.run_dir, stages.workers, stages.threads, gpus=gpus) as workers:
+        board = Board(self.run_dir, self.context.config.engine.lease_seconds)
+        with Workers(self.run_dir, stages.workers, stages.threads, gpus=gpus, board=board) as workers:
             if stages.first:
                 self._stage("tuning", stages.first, stages.slots, workers)
             final: list[PlannedTrial] = []
@@ -291,12 +328,19 @@ class _Run:
         for trial in trials:
             if trial.spec.id in kept:
                 self.progress.trial_finished(trial.spec.id, "kept", self._validation(trial.spec.id))
+            else:  # from here on a result says that a trial ended in this run, wherever it was trained
+                (trial_dir(self.run_dir, trial.spec.id) / RESULT_FILE).unlink(missing_ok=True)
 
         def lost(trial: PlannedTrial, error: str) -> None:
             record_failure(self.run_dir, trial, error)
             self.progress.trial_finished(trial.spec.id, "failed", None)
 
-        workers.run(plan_packs(trials, slots), kept, self._event, lost)
+        def warn(text: str) -> None:
+            self.progress.note(f"warning: {text}")
+            add_incident(self.run_dir, text)
+
+        teller = Teller(self.progress, warn, self._validation)
+        workers.run(plan_packs(trials, slots), kept, teller.tell, lost, self.check)
 
     def _is_kept(self, trial: PlannedTrial) -> bool:
         if not is_finished(self.run_dir, trial.spec.id):
@@ -306,26 +350,6 @@ class _Run:
     def _validation(self, trial: str) -> float | None:
         result: TrialResult = read_result(self.run_dir, trial)
         return result.metrics.get("validation", {}).get(self.context.dataset.metric)
-
-    def _event(self, event: Event) -> None:
-        trial = event.get("trial", "")
-        match event["event"]:
-            case "started":
-                self.progress.trial_started(trial)
-            case "step":
-                metric = self._seen.get(trial)
-                self.progress.trial_step(trial, event["step"], event["total"], event["loss"], metric)
-            case "epoch":
-                self._seen[trial] = event["metric"]
-            case "finished":
-                self.progress.trial_finished(trial, event["status"], event["metric"])
-            case "trouble":
-                self.progress.note(event["text"])
-            case "warning":
-                self.progress.note(f"warning: {event['text']}")
-                add_incident(self.run_dir, event["text"])
-            case _:
-                pass
 
 
 def _settle(config: StudyConfig, *, fit: bool) -> tuple[StudyContext, StudyPlan]:
@@ -354,71 +378,10 @@ def _settle(config: StudyConfig, *, fit: bool) -> tuple[StudyContext, StudyPlan]
         rows = study_rows(config, context.base, context.task.name)
     if fit and config.engine.device == "cpu":  # a GPU's memory is fitted by the loop, which halves passes
         engine, reductions = fit_memory(context, rows, probe, free_bytes())
-        context = replace(context, config=config.model_copy(update={"engine": engine}))
+        threads = plan_stages(replace(context, config=config.model_copy(update={"engine": engine})), rows).threads
+        engine = engine.model_copy(update={"threads": threads})  # of every worker from now on, on any machine
+        context = replace(context, config=context.config.model_copy(update={"engine": engine}))
     return context, replace(estimate(context, rows, probe), cuts=cuts, reductions=reductions)
-
-
-def _resume_config(config: StudyConfig, run_dir: Path) -> tuple[StudyConfig, str]:
-    """The configuration as it was cut when the run directory was begun, and the fingerprint of what was asked for.
-
-    Raises:
-        ConfigError: the folder holds another study.
-    """
-    origin = fingerprint(config)
-    if not (run_dir / STUDY_FILE).is_file():
-        return config, origin
-    begun = read_record(run_dir / STUDY_FILE, Study)
-    written = read_study(run_dir / "study.yaml")
-    if origin == begun.fingerprint or origin == fingerprint(written):
-        return written, begun.fingerprint
-    raise ConfigError(
-        f"{run_dir} holds another study ({begun.name}, {begun.fingerprint[:8]})",
-        "give another --out, or go on with that study: remora resume " + shlex.quote(str(run_dir)),
-    )
-
-
-def _with_absolute_paths(config: StudyConfig) -> StudyConfig:
-    """The same study, readable from any working directory: workers and a later resume may have another."""
-
-    def absolute(value: str | None) -> str | None:
-        return str(Path(value).resolve()) if value is not None and Path(value).exists() else value
-
-    data = config.data.model_copy(
-        update={name: absolute(getattr(config.data, name)) for name in ("path", "local", "train", "validation", "test")}
-    )
-    return config.model_copy(
-        update={"data": data, "model": config.model.model_copy(update={"id": absolute(config.model.id)})}
-    )
-
-
-@contextmanager
-def _only_coordinator(run_dir: Path) -> Generator[None]:
-    """Hold the lock of a run directory.
-
-    Raises:
-        ResourceError: another process runs this study, or the folder cannot be written.
-    """
-    try:
-        run_dir.mkdir(parents=True, exist_ok=True)
-        # Without O_NOFOLLOW and with "w", a link of that name in a stranger's folder would empty what it leads to.
-        lock = os.fdopen(os.open(run_dir / ".lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644))
-    except OSError as error:
-        raise ResourceError(f"{run_dir} cannot be written: {error.strerror}", "give another --out") from error
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise ResourceError(
-                f"another process is running the study in {run_dir}", "wait for it, or stop it"
-            ) from None
-        try:
-            yield
-        except OSError as error:
-            if isinstance(error, RemoraError):
-                raise
-            raise ResourceError(
-                f"{run_dir}: {error.strerror or error}", "finished trials are kept; free space and repeat the command"
-            ) from error
 
 
 def _data_info(context: StudyContext) -> DataInfo:

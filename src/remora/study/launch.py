@@ -1,4 +1,8 @@
-"""The local launcher: one worker process per core, packs handed out in the order of the plan as workers fall free."""
+"""The launcher of a machine: worker processes, to which packs are handed that nobody has, in the order of the plan.
+
+It is the same on the machine that coordinates and on those that take part: packs come from the board of the run
+directory (`study.board`), each with a lease that this process keeps alive while one of its workers trains the pack.
+"""
 
 import json
 import os
@@ -8,20 +12,25 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from remora.errors import ResourceError
 from remora.native.build import NotBuiltError, library_path
-from remora.study.packs import PlannedPack, isolated
+from remora.results.store import is_finished
+from remora.study.board import Board
+from remora.study.leases import PATIENCE, Heart, Lease, Ticket
+from remora.study.oversee import Event, Oversight
+from remora.study.packs import PlannedPack
 from remora.study.trials import PlannedTrial
 
-Event = dict[str, Any]
 _LOG_LINES = 30
 _SECONDS_TO_END = 8
-_MOST_DEATHS = 2
-"""Workers that may die with a trial before it counts as failed."""
+_LOOK_SECONDS = 0.5
+"""Between two looks at what other machines did."""
 
 
 def worker_environment(threads: int) -> dict[str, str]:
@@ -80,12 +89,13 @@ class _Worker:
             for line in lines:
                 self.log = [*self.log[1 - _LOG_LINES :], line.rstrip()]
 
-    def give(self, pack: PlannedPack, done: frozenset[str]) -> None:
+    def give(self, pack: PlannedPack, done: frozenset[str], ticket: Ticket) -> None:
         """Hand a pack over, with those of its trials that are done: lanes have the neighbours that the plan says."""
         self.pack = pack
         job: dict[str, Any] = {"pack": pack.id, "slots": pack.slots, "parts": pack.parts}
         job["trials"] = [trial.to_json() for trial in pack.trials]
         job["done"] = [trial.spec.id for trial in pack.trials if trial.spec.id in done]
+        job["lease"] = asdict(ticket)
         assert self.process.stdin is not None
         self.process.stdin.write(json.dumps(job) + "\n")
         self.process.stdin.flush()
@@ -98,31 +108,39 @@ class _Worker:
 
 
 class Workers:
-    """Worker processes of one study; use as a context manager, so that none outlives the coordinator.
+    """Worker processes of one study; use as a context manager, so that none outlives this process.
 
     Args:
         run_dir: of the study.
         count: most processes.
         threads: of each process.
         gpus: whether each process has a GPU of its own.
+        board: where packs are on offer; by default that of the run directory.
     """
 
-    def __init__(self, run_dir: Path, count: int, threads: int, *, gpus: bool = False) -> None:
+    def __init__(
+        self, run_dir: Path, count: int, threads: int, *, gpus: bool = False, board: Board | None = None
+    ) -> None:
         self._run_dir = run_dir
         self._count = count
         self._threads = threads
         self._gpus = gpus
+        self._board = board if board is not None else Board(run_dir, PATIENCE)
+        self._heart = Heart(self._board.leases.patience)
         self._events: queue.Queue[tuple[_Worker, Event | None]] = queue.Queue()
         self._workers: list[_Worker] = []
+        self._leases: dict[_Worker, Lease] = {}
+        self._last_words: dict[str, str] = {}
 
     def __enter__(self) -> "Workers":
         # Once here rather than by every worker at the same time; one that finds no library does without.
         with suppress(NotBuiltError, OSError):
             library_path()
+        self._heart.__enter__()
         return self
 
     def __exit__(self, *_: object) -> None:
-        """End the workers that are left; each writes a checkpoint if it can do so in time."""
+        """End the workers that are left; each writes a checkpoint if it can do so in time, and its pack is free."""
         for worker in self._workers:
             worker.process.terminate()
         end = time.monotonic() + _SECONDS_TO_END
@@ -133,6 +151,9 @@ class Workers:
                 worker.process.kill()
                 worker.process.wait()
             worker.dismiss()
+        self._heart.__exit__()
+        for lease in self._leases.values():
+            lease.end("released")
 
     def dismiss(self) -> None:
         """Let every worker end by itself; each then checks that its base is what it was.
@@ -153,8 +174,9 @@ class Workers:
         finished: frozenset[str],
         on_event: Callable[[Event], None],
         on_death: Callable[[PlannedTrial, str], None],
+        check: Callable[[], None] = lambda: None,
     ) -> None:
-        """Train packs; returns when every trial of them is finished or failed.
+        """Have packs trained, here and by whoever takes part; returns when every trial of them is finished or failed.
 
         Args:
             packs: in order of the plan.
@@ -162,61 +184,95 @@ class Workers:
             on_event: told what workers say.
             on_death: told of a trial that was lost with its worker once too often. The first time its pack goes on
                 from its checkpoint, the second time it has no neighbours.
+            check: called at every look; raises when this process may not go on.
 
         Raises:
             ResourceError: workers die before they can take a pack, or one cannot write what it trained.
         """
-        waiting = [pack for pack in packs if any(trial.spec.id not in finished for trial in pack.trials)]
-        left = {trial.spec.id for pack in waiting for trial in pack.trials} - finished
-        lost: dict[str, int] = {}
-        done: set[str] = set(finished)
-        for worker in self._workers:
-            if worker.ready and waiting:
-                worker.give(waiting.pop(0), frozenset(done))
-        for _ in range(len(self._workers), min(self._count, len(self._workers) + len(waiting))):
-            self._start()
-        while left:
-            worker, event = self._events.get()
-            if event is None:
-                self._bury(worker)
-                if worker.pack is None and worker.ready:
-                    continue
-                if worker.pack is None:
-                    raise ResourceError(
-                        f"a worker process ended before it began: {_last(worker.log)}", "see the lines above"
-                    )
+        stage = Oversight(self._run_dir, self._board, packs, finished, self._threads, on_event, on_death)
+
+        def look() -> None:
+            check()
+            stage.look(frozenset(worker.pack.id for worker in self._workers if worker.pack), self._last_words)
+
+        self._serve(lambda: bool(stage.left or self._leases), stage.done, stage.hear, look)
+        self._board.close()
+
+    def follow(self, goes_on: Callable[[], bool], on_event: Callable[[Event], None]) -> None:
+        """Train packs that another process plans.
+
+        Args:
+            goes_on: asked at every look.
+            on_event: told what the workers of this process say.
+
+        Raises:
+            ResourceError: as `run`.
+        """
+        self._serve(goes_on, frozenset(), on_event, lambda: None)
+
+    def _serve(
+        self,
+        goes_on: Callable[[], bool],
+        done: AbstractSet[str],
+        hear: Callable[[Event], None],
+        look: Callable[[], None],
+    ) -> None:
+        """Give packs to workers that are free and pass on what they say."""
+        next_look = 0.0
+        while True:
+            if time.monotonic() >= next_look:
+                look()
+                if not goes_on():
+                    return
+                self._staff(done)
+                next_look = time.monotonic() + _LOOK_SECONDS
+            with suppress(queue.Empty):
+                worker, event = self._events.get(timeout=max(0.0, next_look - time.monotonic()))
+                if self._take_in(worker, event, hear):
+                    next_look = 0.0
+
+    def _staff(self, done: AbstractSet[str]) -> None:
+        """Give a pack to every worker that has none, and start workers while there are packs for them."""
+        idle = [worker for worker in self._workers if worker.ready and worker.pack is None]
+        starting = sum(not worker.ready for worker in self._workers)
+        while idle and (taken := self._board.take()) is not None:
+            worker, pack = idle.pop(0), taken.pack
+            self._leases[worker] = self._heart.keep(taken.lease)
+            ids = [trial.spec.id for trial in pack.trials]
+            there = frozenset(name for name in ids if name in done or is_finished(self._run_dir, name))
+            worker.give(pack, there, taken.lease.ticket)
+        if not idle and len(self._workers) < self._count:
+            more = len(self._board.free()) - starting
+            for _ in range(min(more, self._count - len(self._workers))):
+                self._start()
+
+    def _take_in(self, worker: _Worker, event: Event | None, hear: Callable[[Event], None]) -> bool:
+        """Take in what a worker says (None when it has ended); whether there may now be something to do."""
+        if event is None:
+            self._bury(worker)
+            lease = self._leases.pop(worker, None)
+            if worker.pack is not None and lease is not None:
                 code = worker.process.returncode
-                on_event({"event": "warning", "text": f"a worker process ended with code {code}; its pack is taken up"})
-                orphans = [trial for trial in worker.pack.trials if trial.spec.id in left]
-                for trial in orphans:
-                    lost[trial.spec.id] = lost.get(trial.spec.id, 0) + 1
-                    if lost[trial.spec.id] > _MOST_DEATHS:
-                        on_death(trial, _last(worker.log) or f"its process ended with code {worker.process.returncode}")
-                        left.discard(trial.spec.id)
-                        done.add(trial.spec.id)
-                if max((lost[trial.spec.id] for trial in orphans), default=0) == 1:
-                    waiting = [worker.pack, *waiting]
-                else:
-                    orphans = [trial for trial in orphans if trial.spec.id in left]
-                    waiting = [*isolated(orphans, worker.pack.parts), *waiting]
-                if waiting:
-                    self._start()
-                continue
-            if event["event"] == "resources":
+                self._last_words[worker.pack.id] = _last(worker.log) or f"its process ended with code {code}"
+                lease.end("died")
+                hear({"event": "warning", "text": f"a worker process ended with code {code}; its pack is taken up"})
+            elif not worker.ready:
                 raise ResourceError(
-                    f"{self._run_dir}: {event['text']}", "finished trials are kept; free space and repeat the command"
+                    f"a worker process ended before it began: {_last(worker.log)}", "see the lines above"
                 )
-            if event["event"] == "finished":
-                left.discard(event["trial"])
-                done.add(event["trial"])
-            if event["event"] == "ready":
-                worker.ready = True
-            if event["event"] in ("ready", "pack"):
-                worker.pack = None
-                if waiting:
-                    worker.give(waiting.pop(0), frozenset(done))
-            else:
-                on_event(event)
+            return True
+        if event["event"] == "resources":
+            raise ResourceError(
+                f"{self._run_dir}: {event['text']}", "finished trials are kept; free space and repeat the command"
+            )
+        if event["event"] in ("ready", "pack", "lost"):
+            worker.ready, worker.pack = True, None
+            lease = self._leases.pop(worker, None)
+            if lease is not None:
+                lease.end("done")  # which a lease that was lost leaves to its holder
+            return True
+        hear(event)
+        return False
 
     def _start(self) -> None:
         taken = {worker.number for worker in self._workers}
@@ -236,12 +292,17 @@ def _last(lines: Sequence[str]) -> str:
 def shares(cores: int, packs: int, configured: Mapping[str, int | None], gpus: int | None = None) -> tuple[int, int]:
     """How many processes and how many threads each: one thread per process as soon as there are packs for every core.
 
+    On a CPU the threads do not depend on how many workers were asked for: products and sums cut among other numbers of
+    threads have other last bits.
+
     Args:
         cores: of the machine.
         packs: of the largest stage.
         configured: ``workers`` and ``threads``, None where the machine decides.
         gpus: of the machine, in a study on GPUs: each worker has one, two would only share it.
     """
-    workers = configured["workers"] or max(1, min(cores if gpus is None else gpus, packs))
-    workers = workers if gpus is None else min(workers, gpus)
-    return workers, configured["threads"] or max(1, cores // workers)
+    if gpus is not None:
+        workers = min(configured["workers"] or max(1, min(gpus, packs)), gpus)
+        return workers, configured["threads"] or max(1, cores // workers)
+    at_once = max(1, min(cores, packs))
+    return configured["workers"] or at_once, configured["threads"] or max(1, cores // at_once)

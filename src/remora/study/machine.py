@@ -120,7 +120,7 @@ def describe_machine(dtype: torch.dtype, engine: EngineConfig) -> Machine:
     """The machine in general terms, as far as a study used it: no host name, no path."""
     gpus = num_gpus(engine)
     return Machine(
-        cpu=_cpu_name(),
+        cpu=cpu_name(),
         cores=available_cores(),
         memory_gb=round(psutil.virtual_memory().total / 2**30, 1),
         torch=torch.__version__,
@@ -168,7 +168,8 @@ def give_memory_back() -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
-def _cpu_name() -> str:
+def cpu_name() -> str:
+    """The processor's, as the system calls it."""
     info = Path("/proc/cpuinfo")
     if info.is_file():
         for line in info.read_text().splitlines():

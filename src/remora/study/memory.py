@@ -99,11 +99,12 @@ def fit_memory(
         ResourceError: it does not fit with one worker and passes of one text.
     """
     before = context.config.engine
-    workers = plan_stages(context, rows).workers
+    stages = plan_stages(context, rows)
+    workers, cores = stages.workers, stages.workers * stages.threads
     longest = int(context.encoded("train").lengths.max())
     held = probe.idle.own + probe.idle.shared
     needed = 0
-    for engine in _smaller(before, workers, longest):
+    for engine in _smaller(before, workers, cores, longest):
         config = context.config.model_copy(update={"engine": engine})
         needed = peak_memory(replace(context, config=config), rows, probe) - held
         if needed <= free * (1 - _SPARE):
@@ -117,18 +118,20 @@ def fit_memory(
     )
 
 
-def _smaller(engine: EngineConfig, workers: int, longest: int) -> Iterator[EngineConfig]:
-    """Settings that need less and less memory, beginning with those given."""
+def _smaller(engine: EngineConfig, workers: int, cores: int, longest: int) -> Iterator[EngineConfig]:
+    """Settings that need less and less memory, beginning with those given; what fewer workers leave, threads take."""
     yield engine
     tokens = engine.pass_tokens
     while tokens // 2 >= max(_GOOD_PASS, longest):
         tokens //= 2
         yield engine.model_copy(update={"tokens_per_pass": tokens})
     for fewer in range(workers - 1, 0, -1):
-        yield engine.model_copy(update={"tokens_per_pass": tokens, "workers": fewer})
+        threads = engine.threads or cores // fewer
+        yield engine.model_copy(update={"tokens_per_pass": tokens, "workers": fewer, "threads": threads})
     while tokens > longest:
         tokens = max(tokens // 2, longest)
-        yield engine.model_copy(update={"tokens_per_pass": tokens, "workers": 1})
+        threads = engine.threads or cores
+        yield engine.model_copy(update={"tokens_per_pass": tokens, "workers": 1, "threads": threads})
 
 
 def _words(before: EngineConfig, after: EngineConfig, workers: int) -> tuple[str, ...]:

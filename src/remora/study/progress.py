@@ -1,6 +1,7 @@
-"""What a running study tells whoever watches it."""
+"""What a running study tells whoever watches it, and how it is told from what workers say."""
 
-from typing import Protocol
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
 
 
 class Progress(Protocol):
@@ -49,3 +50,42 @@ class Progress(Protocol):
     def finished(self) -> None:
         """The study ended, well or not; may be called more than once."""
         ...
+
+
+class Teller:
+    """Tells a watcher what workers say.
+
+    Args:
+        progress: the watcher.
+        warn: takes what the study survived, a sentence.
+        metric: gives the headline metric on validation of a trial that was finished elsewhere, by its id.
+    """
+
+    def __init__(
+        self, progress: Progress, warn: Callable[[str], None], metric: Callable[[str], float | None] = lambda _: None
+    ) -> None:
+        self._progress = progress
+        self._warn = warn
+        self._metric = metric
+        self._seen: dict[str, float | None] = {}
+
+    def tell(self, event: Mapping[str, Any]) -> None:
+        """Pass on an event of a worker."""
+        trial = event.get("trial", "")
+        match event["event"]:
+            case "started":
+                self._progress.trial_started(trial)
+            case "step":
+                metric = self._seen.get(trial)
+                self._progress.trial_step(trial, event["step"], event["total"], event["loss"], metric)
+            case "epoch":
+                self._seen[trial] = event["metric"]
+            case "finished":
+                metric = self._metric(trial) if event["metric"] is None else event["metric"]
+                self._progress.trial_finished(trial, event["status"], metric)
+            case "trouble":
+                self._progress.note(event["text"])
+            case "warning":
+                self._warn(event["text"])
+            case _:
+                pass

@@ -3,7 +3,7 @@
 import hashlib
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,10 @@ from remora.errors import ConfigError
 from remora.report.recipe import write_recipe_report
 from remora.results.recipe_schema import RECIPE_FILE, RecipeRun
 from remora.results.store import read_record, write_atomic, write_record
-from remora.study.api import StudyResult, run_study
+from remora.study.api import StudyResult
+from remora.study.coordinator import coordinating
+from remora.study.join import join_study
+from remora.study.prepare import prepare_study
 from remora.study.progress import Progress
 from remora.study.recipe_file import Recipe
 
@@ -70,6 +73,59 @@ def run_recipe(
         RemoraError: as `run_study`; or the folder holds another recipe.
     """
     folder = out if out is not None else usual_folder(recipe, configs)
+    with coordinating(folder, _patience(configs), progress):
+        _write_settings(recipe, configs, full, folder)
+        return _run_studies(configs, folder, progress, again=True)
+
+
+def prepare_recipe(
+    recipe: Recipe,
+    configs: Mapping[str, StudyConfig],
+    full: Mapping[str, StudyConfig],
+    folder: Path,
+    settle: Callable[[StudyConfig], StudyConfig],
+    progress: Progress,
+) -> Mapping[str, StudyConfig]:
+    """Write the settings of studies that other processes will run; see `run_recipe` and `prepare_study`.
+
+    Returns:
+        The settings written, by name.
+    """
+    with coordinating(folder, _patience(configs), progress, afterwards="released"):
+        settled = {name: prepare_study(each, folder / name, settle, progress) for name, each in configs.items()}
+        _write_settings(recipe, settled, full, folder)
+    return settled
+
+
+def join_recipe(configs: Mapping[str, StudyConfig], folder: Path, progress: Progress) -> RecipeResult:
+    """Take part in the studies of a recipe's folder until all are complete; see `join_study`.
+
+    Args:
+        configs: the checked settings of each study.
+        folder: with the recipe's settings.
+        progress: told what this process does.
+    """
+    return _run_studies(configs, folder, progress, again=False)
+
+
+def _run_studies(configs: Mapping[str, StudyConfig], folder: Path, progress: Progress, *, again: bool) -> RecipeResult:
+    """All studies in turn; of each, whoever is first coordinates, and others may take part."""
+    results: dict[str, StudyResult] = {}
+    for number, (name, config) in enumerate(configs.items(), 1):
+        progress.note(f"study {number} of {len(configs)}: {name}")
+        results[name] = join_study(config, folder / name, progress, again=again)
+        write_recipe_report(folder)
+    return RecipeResult(folder=folder, studies=results)
+
+
+def _write_settings(
+    recipe: Recipe, configs: Mapping[str, StudyConfig], full: Mapping[str, StudyConfig], folder: Path
+) -> None:
+    """recipe.yaml and recipe.json.
+
+    Raises:
+        ConfigError: the folder holds another recipe.
+    """
     changes = {name: differences(full[name], config) for name, config in configs.items() if name in full}
     command = shlex.join(["remora", *sys.argv[1:]]) if sys.argv and sys.argv[0].endswith("remora") else ""
     run = RecipeRun(
@@ -89,12 +145,10 @@ def run_recipe(
             run = begun
     write_atomic(folder / SETTINGS_FILE, settings_text(recipe, configs).encode())
     write_record(path, run)
-    results: dict[str, StudyResult] = {}
-    for number, (name, config) in enumerate(configs.items(), 1):
-        progress.note(f"study {number} of {len(configs)}: {name}")
-        results[name] = run_study(config, folder / name, progress=progress)
-        write_recipe_report(folder)
-    return RecipeResult(folder=folder, studies=results)
+
+
+def _patience(configs: Mapping[str, StudyConfig]) -> float:
+    return max(config.engine.lease_seconds for config in configs.values())
 
 
 def settings_text(recipe: Recipe, configs: Mapping[str, StudyConfig]) -> str:

@@ -1,8 +1,14 @@
-"""Writes what a trial gave into its folder of the run directory; the result goes last, as the commit mark."""
+"""Writes what a trial gave into a folder of its own, which then takes its place in the run directory whole.
+
+The result is the commit mark. Where two processes trained one trial, since the first was taken for dead, the one that
+comes later finds the trial committed and leaves it.
+"""
 
 import json
+import os
+import secrets
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +17,17 @@ import numpy as np
 from remora.adapters.format import AdapterInfo, save_adapter
 from remora.engine.trial import TrialOutcome
 from remora.methods.registry import get_method
+from remora.paths import flush
 from remora.results.predictions import SplitPredictions, write_predictions
 from remora.results.schema import CurvePoint, GradNorm, Pack, ParamCount, TrialResult, finite
-from remora.results.store import trial_dir, write_atomic, write_result
+from remora.results.store import is_finished, trial_dir, write_atomic, write_result
 from remora.study.context import StudyContext
 from remora.study.halving import rung_record
 from remora.study.history import now
 from remora.study.rows import MAJORITY
 from remora.study.trials import PlannedTrial
+
+_OUTCOMES = "outcomes"
 
 
 def record_outcome(
@@ -28,6 +37,8 @@ def record_outcome(
     outcome: TrialOutcome,
     pack: Pack,
     history: Sequence[Mapping[str, Any]],
+    aside: Path,
+    check: Callable[[], None] = lambda: None,
 ) -> TrialResult:
     """Write events, predictions, adapter and result of a finished, stopped or diverged trial.
 
@@ -38,16 +49,16 @@ def record_outcome(
         outcome: of the engine.
         pack: it was trained in.
         history: what happened, one plain object per event.
+        aside: a folder on the same disk in which everything is written first.
+        check: called before anything is committed; raises where this process may not.
     """
-    folder = trial_dir(run_dir, trial.spec.id)
-    if folder.exists():
-        shutil.rmtree(folder)
+    folder = trial_dir(aside, trial.spec.id)
     ended = {"time": now(), "event": outcome.status, "step": outcome.step, "error": outcome.error}
     lines = [json.dumps(event) for event in (*history, ended)]
     write_atomic(folder / "events.jsonl", ("\n".join(lines) + "\n").encode())
     if outcome.logits:
         splits = {name: _predictions(context, name, logits) for name, logits in outcome.logits.items()}
-        write_predictions(run_dir, trial.spec.id, splits)
+        write_predictions(aside, trial.spec.id, splits)
     adapter_bytes = None
     if trial.purpose == "final" and outcome.status == "done":
         adapter_bytes = save_adapter(
@@ -90,8 +101,35 @@ def record_outcome(
         pack=pack.model_copy(update={"lanes": outcome.lanes, "tokens_per_pass": outcome.tokens_per_pass}),
         adapter_bytes=adapter_bytes,
     )
-    write_result(run_dir, result)
+    write_result(aside, result)
+    check()
+    _commit(folder, run_dir, trial.spec.id)
     return result
+
+
+def fresh_outcomes(folder: Path) -> Path:
+    """A name for a folder where outcomes of a pack are written first; what others left there is removed.
+
+    Args:
+        folder: of the pack's checkpoints.
+    """
+    shutil.rmtree(folder / _OUTCOMES, ignore_errors=True)
+    return folder / _OUTCOMES / secrets.token_hex(6)
+
+
+def _commit(folder: Path, run_dir: Path, trial: str) -> None:
+    """Give a trial's folder its place, where none is that is finished."""
+    place = trial_dir(run_dir, trial)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    if place.exists() and not is_finished(run_dir, trial):
+        shutil.rmtree(place)
+    try:
+        os.rename(folder, place)
+    except OSError:
+        if not is_finished(run_dir, trial):
+            raise
+        shutil.rmtree(folder)
+    flush(place.parent)
 
 
 def record_failure(run_dir: Path, trial: PlannedTrial, error: str) -> TrialResult:

@@ -1,7 +1,8 @@
 """A worker process: takes packs as JSON lines on standard input, trains them, says what happens on standard output.
 
 It opens the study from its run directory, so it depends on nothing but files; what it prints is for progress only, what
-counts is in the trial folders.
+counts is in the trial folders. Before it writes a checkpoint or commits a trial it asks whether the lease of its pack
+still holds: a machine that slept must not write into what another has taken up.
 """
 
 import argparse
@@ -14,13 +15,20 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from remora.errors import ResourceError
 from remora.results.schema import finite
 from remora.study.history import History
+
+if TYPE_CHECKING:
+    from remora.engine.checkpoint import Keeper
+    from remora.engine.trial import TrialData
+    from remora.study.context import StudyContext
+    from remora.study.drivers import Drivers
 
 Say = Callable[[dict[str, Any]], None]
 _EVERY_SECONDS = 0.5
@@ -62,16 +70,20 @@ class _Reporter:
 class _Interruption:
     """What SIGTERM does to a worker: a pack in training ends after a step, with a checkpoint; else the process ends.
 
-    SIGINT is left to the coordinator, to whose process group a terminal sends it too.
+    SIGUSR1 does the same, which schedulers may send to all processes of a job before they end it. SIGINT is left to the
+    coordinator, to whose process group a terminal sends it too.
     """
 
     def __init__(self) -> None:
         self.keeper: Any = None
         self.came = False
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        signal.signal(signal.SIGTERM, self._end)
+        for number in (signal.SIGTERM, signal.SIGUSR1):
+            signal.signal(number, self._end)
 
     def _end(self, signum: int, frame: FrameType | None) -> None:
+        if self.came:
+            return  # what the first one asked for is being done
         self.came = True
         if self.keeper is None:
             raise SystemExit(128 + signal.SIGTERM)
@@ -101,15 +113,11 @@ def work(run_dir: Path, threads: int, jobs: Any, say: Say, gpu: int | None = Non
 
     from remora.config.load import read_study
     from remora.engine.checkpoint import Interrupted, Keeper
-    from remora.engine.loop import run_pack
-    from remora.results.schema import Pack
-    from remora.results.store import CHECKPOINTS, within
+    from remora.results.store import CHECKPOINTS, PACKS, within
     from remora.study.context import open_context
     from remora.study.drivers import Drivers
-    from remora.study.halving import halvings
+    from remora.study.leases import LeaseLostError, Ticket, check_lease
     from remora.study.machine import compute_device, give_memory_back, settle
-    from remora.study.record import record_failure, record_outcome
-    from remora.study.trials import PlannedTrial
 
     interruption = _Interruption()
     torch.set_num_threads(threads)
@@ -124,59 +132,95 @@ def work(run_dir: Path, threads: int, jobs: Any, say: Say, gpu: int | None = Non
         say({"event": "ready"})
         for line in jobs:
             job = json.loads(line)
-            trials = [PlannedTrial.from_json(values) for values in job["trials"]]
-            waiting = {trial.spec.id: trial for trial in trials if trial.spec.id not in job["done"]}
-            pack = Pack(id=job["pack"], lanes=0)
+            check = partial(check_lease, run_dir / PACKS, Ticket(**job["lease"]))
             seconds = config.engine.checkpoint_seconds
             folder = within(run_dir, CHECKPOINTS, job["pack"])
-
-            def warn(text: str) -> None:
-                say({"event": "warning", "text": text})
-
-            keeper = Keeper(folder, seconds, warn) if seconds else None
+            keeper = Keeper(folder, seconds, _warner(say), check) if seconds else None
             interruption.keeper = keeper
-            history = History(folder / HISTORY if seconds else None)
-            reporter = _Reporter(say, history)
             try:
-                outcomes = run_pack(
-                    drivers.on(trials[0].quantization),
-                    data,
-                    [trial.spec for trial in trials],
-                    slots=job["slots"],
-                    parts=job["parts"],
-                    halvings=halvings(run_dir, trials, len(context.dataset.validation)),
-                    folder=run_dir,
-                    keeper=keeper,
-                    tokens_per_pass=config.engine.pass_tokens,
-                    events=reporter,
-                )
-                for outcome in outcomes:
-                    events = history.take(outcome.spec.id)
-                    if outcome.spec.id not in waiting:
-                        continue  # put away before the pack was taken up again, with the same bits
-                    trial = waiting.pop(outcome.spec.id)
-                    result = record_outcome(run_dir, context, trial, outcome, pack, events)
-                    metric = result.metrics.get("validation", {}).get(context.dataset.metric)
-                    say({"event": "finished", "trial": result.trial, "status": result.status, "metric": metric})
+                _train(run_dir, context, drivers, data, job, folder, keeper, check, say)
+                check()
+                if keeper is not None:
+                    keeper.clear()
+                said = "pack"
             except Interrupted:
                 raise SystemExit(128 + signal.SIGTERM) from None
+            except LeaseLostError:
+                said = "lost"
             except (OSError, ResourceError) as error:
-                say({"event": "resources", "text": error.message if isinstance(error, ResourceError) else str(error)})
-                raise SystemExit(ResourceError.exit_code) from None
-            except (RuntimeError, AssertionError, ValueError) as error:
-                detail = "".join(traceback.format_exception_only(error)).strip()
-                say({"event": "trouble", "text": "".join(traceback.format_exception(error))})
-                for trial in waiting.values():
-                    record_failure(run_dir, trial, detail)
-                    say({"event": "finished", "trial": trial.spec.id, "status": "failed", "metric": None})
+                with suppress(LeaseLostError):
+                    check()  # what is missing may be what the new holder has cleared away
+                    text = error.message if isinstance(error, ResourceError) else str(error)
+                    say({"event": "resources", "text": text})
+                    raise SystemExit(ResourceError.exit_code) from None
+                said = "lost"
             interruption.keeper = None
-            if keeper is not None:
-                keeper.clear()
             give_memory_back()
-            say({"event": "pack", "pack": job["pack"]})
+            say({"event": said, "pack": job["pack"]})
             if interruption.came:
                 raise SystemExit(128 + signal.SIGTERM)  # it came after the last step of the pack
         drivers.check_unchanged()
+
+
+def _train(
+    run_dir: Path,
+    context: "StudyContext",
+    drivers: "Drivers",
+    data: "TrialData",
+    job: dict[str, Any],
+    folder: Path,
+    keeper: "Keeper | None",
+    check: Callable[[], None],
+    say: Say,
+) -> None:
+    """Train the trials of a pack and put away what each gave; an error of training fails all that are left.
+
+    Raises:
+        LeaseLostError: another process has the pack now.
+        OSError, ResourceError: something cannot be written.
+    """
+    from remora.engine.loop import run_pack
+    from remora.results.schema import Pack
+    from remora.study.halving import halvings
+    from remora.study.record import fresh_outcomes, record_failure, record_outcome
+    from remora.study.trials import PlannedTrial
+
+    trials = [PlannedTrial.from_json(values) for values in job["trials"]]
+    waiting = {trial.spec.id: trial for trial in trials if trial.spec.id not in job["done"]}
+    pack, aside = Pack(id=job["pack"], lanes=0), fresh_outcomes(folder)
+    history = History(folder / HISTORY if keeper is not None else None)
+    try:
+        outcomes = run_pack(
+            drivers.on(trials[0].quantization),
+            data,
+            [trial.spec for trial in trials],
+            slots=job["slots"],
+            parts=job["parts"],
+            halvings=halvings(run_dir, trials, len(context.dataset.validation)),
+            folder=run_dir,
+            keeper=keeper,
+            tokens_per_pass=context.config.engine.pass_tokens,
+            events=_Reporter(say, history),
+        )
+        for outcome in outcomes:
+            events = history.take(outcome.spec.id)
+            if outcome.spec.id not in waiting:
+                continue  # put away before the pack was taken up again, with the same bits
+            trial = waiting.pop(outcome.spec.id)
+            result = record_outcome(run_dir, context, trial, outcome, pack, events, aside, check)
+            metric = result.metrics.get("validation", {}).get(context.dataset.metric)
+            say({"event": "finished", "trial": result.trial, "status": result.status, "metric": metric})
+    except (RuntimeError, AssertionError, ValueError) as error:
+        check()
+        detail = "".join(traceback.format_exception_only(error)).strip()
+        say({"event": "trouble", "text": "".join(traceback.format_exception(error))})
+        for trial in waiting.values():
+            record_failure(run_dir, trial, detail)
+            say({"event": "finished", "trial": trial.spec.id, "status": "failed", "metric": None})
+
+
+def _warner(say: Say) -> Callable[[str], None]:
+    return lambda text: say({"event": "warning", "text": text})
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
