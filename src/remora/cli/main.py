@@ -40,6 +40,8 @@ ENTRIES = {
     "train": _entry("studies", "train", "Train one method and keep its adapter."),
     "run": _entry("studies", "run", "Run a study file or a shipped recipe."),
     "resume": _entry("studies", "resume", "Go on with a run directory that was stopped."),
+    "worker": _entry("cluster", "worker", "Take part in a run directory's study, on any machine that has the folder."),
+    "slurm": _entry("cluster", "slurm", "Write a SLURM job array that runs a study."),
     "evaluate": _entry("use", "evaluate", "Score an adapter on labelled data."),
     "predict": _entry("use", "predict", "Label texts with an adapter."),
     "export": _entry("export", "export", "Write an adapter for peft, vLLM or transformers."),

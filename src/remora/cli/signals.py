@@ -1,6 +1,7 @@
 """Stopping politely: SIGTERM becomes an exception in the main thread, so that every ``finally`` runs.
 
-SIGUSR1, which schedulers send some time before they end a job, is taken the same way.
+SIGUSR1, which schedulers send some time before they end a job, is taken the same way. Only the first one counts: what
+follows it must not stop what it began.
 """
 
 import signal
@@ -18,4 +19,6 @@ def raise_on_sigterm() -> None:
 
 
 def _on_sigterm(signum: int, frame: FrameType | None) -> None:
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
     raise Terminated
