@@ -66,7 +66,7 @@ def test_a_holder_that_shows_no_life_loses_its_lease_and_finds_out(tmp_path: Pat
     standing = there.standing("a")
     assert standing is not None
     assert (standing.number, standing.state, standing.nonce) == (2, "held", second.ticket.nonce)
-    assert there.ended_badly("a") == 1
+    assert there.ended_badly("a", there.numbers()) == 1
 
 
 def test_a_watcher_that_slept_starts_to_watch_anew(tmp_path: Path) -> None:

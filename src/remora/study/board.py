@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from remora.results.store import PACKS, within, write_atomic
-from remora.study.leases import Lease, Leases, Standing
+from remora.study.leases import Lease, Leases
 from remora.study.packs import PlannedPack
 from remora.study.trials import PlannedTrial
 
@@ -133,7 +133,7 @@ class Board:
     def free(self) -> tuple[Offer, ...]:
         """What could be taken now."""
         numbers = self.leases.numbers()
-        return tuple(offer for offer in self.offers() if offer.pack.id not in numbers or self._is_free(offer))
+        return tuple(offer for offer in self.offers() if self._is_free(offer, numbers))
 
     def take(self) -> TakenPack | None:
         """The first pack that nobody has, with the lease of it; None when there is none."""
@@ -147,13 +147,9 @@ class Board:
             self.leases.forget(offer.pack.id)
         return None
 
-    def standing(self, offer: Offer) -> Standing | None:
-        """Of the lease of a pack."""
-        return self.leases.standing(offer.pack.id)
-
-    def is_spent(self, offer: Offer) -> bool:
+    def is_spent(self, offer: Offer, numbers: Mapping[str, list[int]]) -> bool:
         """Whether a pack has cost as many holders as it may."""
-        return self.leases.ended_badly(offer.pack.id) >= offer.lives
+        return self.leases.ended_badly(offer.pack.id, numbers) >= offer.lives
 
     def note(self, text: str) -> None:
         """Leave a sentence for the coordinator."""
@@ -170,11 +166,13 @@ class Board:
             self._read_notes[path.name] = len(lines)
         return found
 
-    def _is_free(self, offer: Offer) -> bool:
-        standing = self.standing(offer)
-        if standing is not None and standing.state == "done":
+    def _is_free(self, offer: Offer, numbers: Mapping[str, list[int]]) -> bool:
+        standing = self.leases.standing(offer.pack.id, numbers)
+        if standing is None:
+            return True
+        if standing.state == "done":
             return False  # its results are on their way
-        return not self.is_spent(offer) and self.leases.is_free(offer.pack.id)
+        return not self.is_spent(offer, numbers) and self.leases.is_free(offer.pack.id, numbers)
 
     def _names(self) -> Mapping[str, str]:
         """File of an offer -> id of its pack."""

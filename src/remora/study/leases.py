@@ -168,14 +168,19 @@ class Leases:
                     found.setdefault(match[1], []).append(int(match[2]))
         return {name: sorted(numbers) for name, numbers in found.items()}
 
-    def standing(self, name: str) -> Standing | None:
-        """Of the highest number of a name; None when it has no lease."""
-        numbers = self.numbers().get(name)
-        return None if numbers is None else _read(self.folder, name, numbers[-1])
+    def standing(self, name: str, numbers: Mapping[str, list[int]] | None = None) -> Standing | None:
+        """Of the highest number of a name; None when it has no lease.
 
-    def ended_badly(self, name: str) -> int:
+        Args:
+            name: of the lease.
+            numbers: of all names, where they were listed a moment ago.
+        """
+        found = (self.numbers() if numbers is None else numbers).get(name)
+        return None if found is None else _read(self.folder, name, found[-1])
+
+    def ended_badly(self, name: str, numbers: Mapping[str, list[int]]) -> int:
         """How many holders of a name were lost or said that their process died."""
-        found = (_read(self.folder, name, number) for number in self.numbers().get(name, ()))
+        found = (_read(self.folder, name, number) for number in numbers.get(name, ()))
         return sum(standing is not None and standing.state in ("died", "lost") for standing in found)
 
     def dead(self, name: str, standing: Standing) -> bool:
@@ -198,9 +203,9 @@ class Leases:
         here = standing.kernel and standing.kernel == self._kernel
         return bool(here) and not _unlocked(self.folder, name, standing.number)
 
-    def is_free(self, name: str) -> bool:
-        """Whether a name has no holder that lives."""
-        standing = self.standing(name)
+    def is_free(self, name: str, numbers: Mapping[str, list[int]] | None = None) -> bool:
+        """Whether a name has no holder that lives; see `standing`."""
+        standing = self.standing(name, numbers)
         return standing is None or standing.state != "held" or self.dead(name, standing)
 
     def take(self, name: str) -> Lease | None:

@@ -72,18 +72,18 @@ class Oversight:
         """
         for text in self._board.notes():
             self._on_event({"event": "warning", "text": text})
+        numbers = self._board.leases.numbers()
         for offer in self._board.offers():
-            if offer.pack.id in here:
+            standing = self._board.leases.standing(offer.pack.id, numbers)
+            if offer.pack.id in here or standing is None:
                 continue
-            standing = self._board.standing(offer)
-            if standing is not None:
-                self._see_results(offer)
+            self._see_results(offer)
             waiting = [trial for trial in offer.pack.trials if trial.spec.id in self.left]
             if not waiting:
                 self._board.withdraw(offer.pack.id)
-            elif self._board.is_spent(offer):
+            elif self._board.is_spent(offer, numbers):
                 self._take_apart(offer, waiting, last_words.get(offer.pack.id, "its worker elsewhere was lost"))
-            elif standing is not None and standing.state == "done" and self._is_late(offer):
+            elif standing.state == "done" and self._is_late(offer):
                 self._board.leases.forget(offer.pack.id)  # done, it says, and no results came: anyone may take it
 
     def _see_results(self, offer: Offer) -> None:
