@@ -43,7 +43,9 @@ def worker(*, run_dir: Path, as_json: bool) -> int:
     if as_json:
         print_json(outcome.outcome_json(result.summary, result.run_dir))
     else:
-        outcome.print_outcome(result.summary, result.run_dir, outcome.predict_command(result.run_dir))
+        outcome.print_outcome(
+            result.summary, result.run_dir, outcome.predict_command(result.run_dir, result.summary.data.task)
+        )
     return result.exit_code
 
 
