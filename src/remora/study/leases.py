@@ -130,7 +130,8 @@ class Lease:
             os.close(self._descriptor)
 
     def _write(self, state: State) -> None:
-        values = {"state": state, "nonce": self.ticket.nonce, "host": socket.gethostname(), "pid": os.getpid()}
+        host = socket.gethostname() if state == "held" else ""  # a run directory that is done names no machine
+        values = {"state": state, "nonce": self.ticket.nonce, "host": host, "pid": os.getpid()}
         os.pwrite(self._descriptor, _content({**values, "kernel": self._kernel, "beat": self._beat}), 0)
         os.fsync(self._descriptor)
 
