@@ -1,6 +1,6 @@
 """Predictions from a trained adapter: `load_adapter(folder).predict(texts)`."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from remora.adapters.format import LoadedAdapter, load_onto
 from remora.adapters.peft_config import read_peft_config
 from remora.adapters.peft_import import import_adapter
 from remora.adapters.record import PEFT_CONFIG, RECORD_FILE, AdapterRecord, read_record
+from remora.data.clusters import Span, spans_of
 from remora.data.dataset import Dataset
 from remora.data.kinds import FORMS, LETTERS, Form
 from remora.data.tokenize import TextEncoder
@@ -24,8 +25,8 @@ from remora.models.base import Base
 from remora.models.load import load_base
 from remora.tasks.base import make_task
 
-Text = str | tuple[str, str] | tuple[str, Sequence[str]] | Sequence[str]
-"""A text, the two of a pair, a question and its choices, or the words of a sentence."""
+Text = str | tuple[str, str] | tuple[str, Sequence[str]] | Sequence[str] | Sequence[Sequence[str]]
+"""A text, the two of a pair, a question and its choices, the words of a sentence, or the sentences of a document."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,11 +35,11 @@ class Prediction:
 
     Args:
         label: the most probable class, the number of a regression, the letter of a choice (A is the first), or the tags
-            of all words.
-        scores: probability per class or choice, in their order; empty for regression and for words.
+            of all words; or the clusters of a document, each of spans [start, end) of its words.
+        scores: probability per class or choice, in their order; empty for regression, for words and for documents.
     """
 
-    label: str | float | tuple[str, ...]
+    label: str | float | tuple[str, ...] | tuple[tuple[Span, ...], ...]
     scores: Mapping[str, float] = field(default_factory=dict[str, float])
 
 
@@ -75,16 +76,18 @@ class Predictor:
 
         Args:
             texts: strings, or pairs of strings where the adapter was trained on pairs, or questions with their choices,
-                or sentences: lists of words, or strings with blanks between them.
+                or sentences: lists of words, or strings with blanks between them; or documents: lists of sentences.
 
         Raises:
             DataError: not texts, or a pair where one text is read (or the other way round), as far as that is known.
         """
         logits_BC = self.logits(texts)
-        if self.form == "words":
-            task = make_task(self.record.task, label_names=self.record.label_names)
+        if self.form in ("words", "document"):
             rows = [self._parts(number, text) for number, text in enumerate(texts)]
-            return [Prediction(label=tuple(str(tags).split(" "))) for tags in task.decode(logits_BC, rows)]
+            answers = self.record.bound_task.decode(logits_BC, rows)
+            if self.form == "words":
+                return [Prediction(label=tuple(str(tags).split(" "))) for tags in answers]
+            return [Prediction(label=tuple(map(tuple, spans_of(clusters)))) for clusters in answers]
         if self.record.task == "regression":
             return [Prediction(label=float(row[0])) for row in logits_BC]
         shifted = np.exp(logits_BC.astype(np.float64) - logits_BC.max(1, keepdims=True))
@@ -157,7 +160,13 @@ class Predictor:
         same = dataset.label_names == record.label_names
         metrics = dataset.metrics if same else (record.metric,)
         positive = dataset.positive if dataset.positive in record.label_names else None
-        task = make_task(record.task, label_names=record.label_names, metrics=metrics, positive=positive)
+        task = make_task(
+            record.task,
+            label_names=record.label_names,
+            metrics=metrics,
+            positive=positive,
+            mentions=record.mentions,
+        )
         if self.form == "text" and rows.texts and len(rows.texts[0]) not in self._num_texts:
             raise DataError(
                 f"{rows.source} has {len(rows.texts[0])} texts a row, the adapter reads {self._num_texts[0]}"
@@ -174,6 +183,8 @@ class Predictor:
             return _question(number, parts)
         if self.form == "words":
             return _sentence(number, text)
+        if self.form == "document":
+            return _document(number, text)
         strings = tuple(part for part in parts if isinstance(part, str))
         wanted = {1: "a string", 2: "a pair of strings", None: "a string or a pair of strings"}[self.record.num_texts]
         if len(strings) < len(parts) or len(parts) not in self._num_texts:
@@ -188,6 +199,21 @@ def _sentence(number: int, text: object) -> tuple[str, ...]:
     if not words or len(words) < len(parts):
         raise DataError(f"text {number} is {text!r:.60}, the adapter reads words: a list of them, or a string")
     return words
+
+
+def _document(number: int, text: object) -> tuple[str, ...]:
+    """The sentences of a document, each its words with blanks between them."""
+    sentences: Iterable[object] = text if isinstance(text, tuple | list) else (text,)
+    try:
+        rows = [_sentence(number, sentence) for sentence in sentences]
+    except DataError:
+        rows = []
+    if not rows or any(" " in word for row in rows for word in row):
+        raise DataError(
+            f"text {number} is {text!r:.60}, the adapter reads documents: lists of sentences, each a list of words or a"
+            " string"
+        )
+    return tuple(" ".join(row) for row in rows)
 
 
 def _question(number: int, parts: Sequence[object]) -> tuple[str, ...]:

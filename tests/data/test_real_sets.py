@@ -32,6 +32,8 @@ FACTS = {
     "boolq_en": ((1816, 454, 1000), "accuracy", 0, 0, 0),
     "boolq": ((1816, 454, 1000), "accuracy", 0, 0, 0),
     "boolq_sl": ((8927, 500, 3270), "accuracy", 34, 0, 29),
+    "conll2012": ((80, 10, 10), "conll_f1", 0, 0, 0),
+    "litbank_coref": ((80, 10, 10), "conll_f1", 0, 0, 0),
 }
 
 
@@ -40,9 +42,7 @@ FOLDERS = {"boolq": "boolq_en", "xsum": "xsum_small", "conll2012": "litbank_core
 
 # Kinds of task that no study runs yet. name: kind, rows of train, validation, test (None where there is none).
 LATER = {
-    "conll2012": ("coreference", (80, 10, 10)),
     "dialogsum": ("summarization", (12460, 500, 500)),
-    "litbank_coref": ("coreference", (80, 10, 10)),
     "xsum": ("summarization", (700, 100, 200)),
 }
 

@@ -14,6 +14,7 @@ _PIPELINES: dict[HeadKind, str] = {
     "sequence": "text-classification",
     "choice": "multiple-choice",
     "token": "token-classification",
+    "coreference": "token-classification",
 }
 
 
@@ -27,7 +28,8 @@ def model_card(record: AdapterRecord, base: Base, notes: Sequence[str], *, merge
         merged: whether the folder holds a model with the adapter merged in, which Remora reads as a base model only.
     """
     parts = [_front_matter(record), f"# {record.label} on {record.data_name}\n"]
-    labels = "which choice is right" if record.head == "choice" else ", ".join(record.label_names) or "a number"
+    answers = {"choice": "which choice is right", "coreference": _mentions(record)}
+    labels = answers.get(record.head) or ", ".join(record.label_names) or "a number"
     origin = "trained with Remora's method" if record.num_texts else "trained elsewhere and read as Remora's method"
     kind = "model made of" if merged else "adapter for"
     parts.append(
@@ -39,13 +41,21 @@ def model_card(record: AdapterRecord, base: Base, notes: Sequence[str], *, merge
     parts += [f"Note: {note}\n" for note in ([record.remark] if record.remark else []) + list(notes)]
     if not merged:
         parts += ["## Use with Remora\n", _code(_remora_lines(record))]
-    if record.storage == "checkpoint":
+    if record.storage == "checkpoint" and record.head != "coreference":
         parts += ["## Use with transformers\n", _code(_transformers_lines(record, base))]
     elif PEFT_TENSORS in record.files:
         parts += ["## Use with peft\n", _code(peft_lines(record, base))]
     if record.num_texts:
         parts += ["## How it was trained\n", _facts(record)]
     return "\n".join(parts)
+
+
+def _mentions(record: AdapterRecord) -> str:
+    rules = record.mentions
+    if rules is None:
+        return ""
+    alone = "entities of one mention included" if rules.singletons else "no entity of one mention"
+    return f"which spans of words, of up to {rules.max_width} within a sentence, mean the same; {alone}"
 
 
 def peft_lines(record: AdapterRecord, base: Base) -> str:
@@ -152,6 +162,8 @@ def _remora_lines(record: AdapterRecord) -> str:
         text = '("your question", ["one choice", "another choice"])'
     elif record.head == "token":
         text = '"Words with blanks between them"'
+    elif record.head == "coreference":
+        text = '["One sentence of a document .", "The next one ."]'
     return f'import remora\n\nadapter = remora.load_adapter("path/to/this/folder")\nprint(adapter.predict([{text}]))'
 
 

@@ -12,19 +12,27 @@ _CLASSES: dict[HeadKind, Mapping[Any, Any]] = {
     "sequence": auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
     "choice": auto.MODEL_FOR_MULTIPLE_CHOICE_MAPPING_NAMES,
     "token": auto.MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES,
+    "coreference": auto.MODEL_MAPPING_NAMES,
 }
 _AUTO: dict[HeadKind, str] = {
     "sequence": "AutoModelForSequenceClassification",
     "choice": "AutoModelForMultipleChoice",
     "token": "AutoModelForTokenClassification",
+    "coreference": "AutoModel",
 }
-_PEFT_TASKS: dict[HeadKind, str | None] = {"sequence": "SEQ_CLS", "choice": None, "token": "TOKEN_CLS"}
+_PEFT_TASKS: dict[HeadKind, str | None] = {
+    "sequence": "SEQ_CLS",
+    "choice": None,
+    "token": "TOKEN_CLS",
+    "coreference": None,
+}
 
 
 def class_kind(arch: Architecture, kind: HeadKind) -> HeadKind:
     """The kind of class in which transformers has a head.
 
-    Decoders have none for choices: theirs is the score of a sequence, with one output.
+    Decoders have none for choices: theirs is the score of a sequence, with one output. There is none for coreference,
+    only that of the model without a head.
     """
     return kind if arch.model_type in _CLASSES[kind] else "sequence"
 

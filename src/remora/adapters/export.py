@@ -49,9 +49,16 @@ def export_adapter(folder: Path, base: Base, loaded: LoadedAdapter, form: Form, 
         vllm: whether vLLM must accept it; "peft" and "lora" are then the same.
 
     Raises:
-        AdapterError: the method's mathematics does not allow it, or vLLM does not take it; says what works.
+        AdapterError: the method's mathematics does not allow it, transformers has no such head, or vLLM does not take
+            it; says what works.
         ConfigError: the folder is there already.
     """
+    if loaded.head.kind == "coreference":
+        raise AdapterError(
+            f"{loaded.record.label} cannot be written for other programs: transformers has no class with its head,"
+            " which is for coreference",
+            "use it with Remora: remora predict, remora.load_adapter",
+        )
     if form == "merged":
         save_merged(folder, base, loaded)
         return Export(folder=folder, form=form, peft_type=None, rank=None, notes=(), num_bytes=_num_bytes(folder))

@@ -25,6 +25,7 @@ from remora.adapters.record import (
     BaseRecord,
     Storage,
 )
+from remora.data.clusters import MentionRules
 from remora.data.kinds import TaskName
 from remora.engine.trial import TrialOutcome
 from remora.errors import AdapterError
@@ -62,6 +63,7 @@ class AdapterInfo:
         metric: headline; `metrics` by split.
         max_length: tokens per example.
         hyperparameters: of the trial; `seed`, `stream` and `trial` (its id).
+        mentions: of coreference, what mentions are like in the data.
     """
 
     label: str
@@ -78,6 +80,7 @@ class AdapterInfo:
     seed: int = 0
     stream: str = ""
     trial: str = ""
+    mentions: MentionRules | None = None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -113,8 +116,9 @@ def save_adapter(folder: Path, base: Base, outcome: TrialOutcome, info: AdapterI
     """
     method = get_method(outcome.spec.method, outcome.spec.settings)
     adapter = filled_adapter(method, base, {**outcome.frozen, **outcome.adapter}, outcome.spec.stream_seed("init"))
-    kind = make_task(info.task, label_names=info.label_names).head
-    head = HeadTemplate(base=base, num_outputs=len(info.label_names) or 1, kind=kind)
+    task = make_task(info.task, label_names=info.label_names, mentions=info.mentions)
+    kind = task.head
+    head = HeadTemplate(base=base, num_outputs=task.num_outputs, kind=kind)
     form = peft_form(adapter, head, outcome.head)
     storage: Storage = "peft" if form is not None and form.exact else "remora" if method.shares_base else "checkpoint"
     files: dict[str, str] = {}
@@ -276,6 +280,7 @@ def _record(
             "steps": outcome.step,
             "storage": storage,
             "files": files,
+            "mentions": info.mentions,
         }
     )
 
@@ -284,6 +289,10 @@ def _notes(base: Base, method: Method, kind: HeadKind, has_form: bool, as_lora: 
     notes: list[str] = []
     if storage == "remora" and not has_form:
         notes.append(f"peft has no form for this adapter; {OWN_TENSORS} holds it and Remora loads it.")
+    if kind == "coreference":
+        notes.append(
+            "transformers has no class for coreference: the head is Remora's own, and Remora makes the clusters."
+        )
     if storage == "remora" and has_form:
         form = "stored as LoRA" if as_lora else "with whole norms beside the adapter"
         form = form if method.peft_exact else "what the trained encoder gives, without the encoder"

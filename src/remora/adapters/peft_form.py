@@ -72,8 +72,8 @@ def peft_form(adapter: AdapterTensors, head: HeadTemplate, head_params: Tensors)
         None where peft has no form for it.
     """
     method, base, sites = adapter.method, head.base, adapter.sites
-    if method.peft_type is None or not sites:
-        return None
+    if method.peft_type is None or not sites or head.kind == "coreference":
+        return None  # a head that no class has could not be loaded with it
     norms = [site for site in sites if site.kind == "norm" and not method.peft_holds(site)]
     held = [site for site in sites if site not in norms]
     as_lora = not all(method.peft_holds(site) for site in held)

@@ -3,13 +3,14 @@
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
+from remora.data.clusters import MentionRules
 from remora.data.kinds import TaskName
 from remora.errors import AdapterError
 from remora.models.base import Base
 from remora.models.head_steps import HeadKind
-from remora.tasks.base import make_task
+from remora.tasks.base import Task, make_task
 
 RECORD_FILE = "remora.json"
 PEFT_CONFIG = "adapter_config.json"
@@ -82,6 +83,7 @@ class AdapterRecord(_Strict):
         steps: optimizer steps taken.
         storage: which file holds the exact tensors.
         files: SHA-256 of every tensor file.
+        mentions: of coreference, what mentions are like in the data.
     """
 
     format: Literal[1] = 1
@@ -107,16 +109,28 @@ class AdapterRecord(_Strict):
     steps: int
     storage: Storage
     files: dict[str, str]
+    mentions: MentionRules | None = None
+
+    @model_validator(mode="after")
+    def _complete(self) -> "AdapterRecord":
+        if (self.task == "coreference") != (self.mentions is not None):
+            raise ValueError("mentions are recorded with coreference, and with nothing else")
+        return self
+
+    @property
+    def bound_task(self) -> Task:
+        """The task, bound to what is recorded of the data."""
+        return make_task(self.task, label_names=self.label_names, mentions=self.mentions)
 
     @property
     def num_outputs(self) -> int:
-        """Width of the head: one per class, or one number."""
-        return len(self.label_names) or 1
+        """Width of the head: one per class, or one number, or the parts of a word."""
+        return len(self.label_names) or self.bound_task.num_outputs
 
     @property
     def head(self) -> HeadKind:
         """Which of transformers' heads it has."""
-        return make_task(self.task, label_names=self.label_names).head
+        return self.bound_task.head
 
 
 def read_record(folder: Path) -> AdapterRecord:

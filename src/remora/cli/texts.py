@@ -10,17 +10,19 @@ from remora.data.table import Cell, Nested
 from remora.errors import DataError
 
 Text = str | tuple[str, str] | tuple[str, tuple[str, ...]] | tuple[str, ...]
-"""A text, the two of a pair, a question and its choices, or the words of a sentence."""
+"""A text, the two of a pair, a question and its choices, the words of a sentence, or the sentences of a document."""
 
 
 def texts_from_options(texts: Sequence[str], pairs: Sequence[str], form: Form = "text") -> list[Text]:
-    """Combine ``--text`` with ``--pair``, its second sentence or the choices of a question.
+    """Combine ``--text`` with ``--pair``, its second sentence or the choices of a question; all are a document's.
 
     Raises:
         DataError: some but not all texts have a second sentence, or several questions share choices.
     """
-    if form == "words" and pairs:
-        raise DataError("--pair has no meaning for tagged words", "give each sentence with --text")
+    if form in ("words", "document") and pairs:
+        raise DataError("--pair has no meaning where words are read", "give each sentence with --text")
+    if form == "document":
+        return [tuple(texts)]
     if form == "choices":
         if len(texts) != 1:
             raise DataError("give one question with --text and each of its choices with --pair", "use --file for more")
@@ -72,6 +74,8 @@ def texts_from_stream(stream: IO[str], columns: Sequence[str], form: Form = "tex
 def texts_from_lines(lines: Sequence[str], columns: Sequence[str], origin: str, form: Form = "text") -> list[Text]:
     """Texts of lines: plain ones, or JSON objects with the columns when the first filled line is an object.
 
+    Plain lines are the sentences of one document where documents are read.
+
     Raises:
         DataError: a line that is no object where the first was, lacks a column, or pairs given as plain lines.
     """
@@ -82,7 +86,7 @@ def texts_from_lines(lines: Sequence[str], columns: Sequence[str], origin: str, 
                 f"{origin}: the adapter reads pairs of texts, a plain line holds one",
                 f"give JSON lines with {' and '.join(columns)}, or a table",
             )
-        return list(lines)
+        return [tuple(line for _, line in filled)] if form == "document" and filled else list(lines)
     found: list[Text] = []
     for number, line in filled:
         record = _object(line)
@@ -119,6 +123,7 @@ _LACKS: dict[Form, str] = {
     "text": "no text",
     "choices": "no question with a list of choices",
     "words": "no words",
+    "document": "no list of sentences",
 }
 
 
@@ -137,10 +142,19 @@ def _text(cells: Sequence[Cell], form: Form) -> Text | None:
         texts = tuple(choice for choice in listed or () if isinstance(choice, str))
         return (question, texts) if isinstance(question, str) and listed and len(texts) == len(listed) else None
     if form == "words" and isinstance(cells[0], Nested):
-        items = cells[0].items or ()
-        words = tuple(word for word in items if isinstance(word, str))
-        return words if words and len(words) == len(items) else None
+        return _words(cells[0])
+    if form == "document":
+        items = (cells[0].items if isinstance(cells[0], Nested) else None) or ()
+        sentences = [words for item in items if (words := _words(item)) is not None]
+        return tuple(map(" ".join, sentences)) if items and len(sentences) == len(items) else None
     parts = [cell for cell in cells if isinstance(cell, str)]
     if len(parts) < len(cells):
         return None
     return parts[0] if len(parts) == 1 else (parts[0], parts[1])
+
+
+def _words(cell: Cell) -> tuple[str, ...] | None:
+    """The words of a list; None where there are none."""
+    items = (cell.items if isinstance(cell, Nested) else None) or ()
+    words = tuple(word for word in items if isinstance(word, str) and word.strip())
+    return words if words and len(words) == len(items) else None

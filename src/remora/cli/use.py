@@ -20,12 +20,18 @@ ADAPTER = click.Path(exists=True, file_okay=False, path_type=Path)
 @click.command()
 @click.argument("adapter", metavar="RUN_DIR|ADAPTER", type=ADAPTER)
 @options.plugin_option
-@click.option("--text", "texts", multiple=True, help="A text to label; may be repeated.")
+@click.option("--text", "texts", multiple=True, help="A text to label; of a document, a sentence. May be repeated.")
 @click.option("--pair", "pairs", multiple=True, help="The second text of a pair; each choice of a question.")
 @click.option("--file", "file", help="Texts in a table, in .txt with one per line, or - for standard input.")
 @options.base_option
 @options.labels_option
 @click.option("--column", "columns", multiple=True, help="The text column [default: as trained]; twice for pairs.")
+@click.option(
+    "--conll",
+    "column_file",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Of coreference: write --file, a CoNLL column file, with the predicted brackets here as well.",
+)
 def predict(
     *,
     adapter: Path,
@@ -35,16 +41,19 @@ def predict(
     model: str | None,
     labels: tuple[str, ...],
     columns: tuple[str, ...],
+    column_file: Path | None,
 ) -> None:
     """Label texts; prints one JSON object per text with its label and scores.
 
     A run directory stands for the adapter it recommends, or its best where it recommends none.
     """
+    from remora.cli.column_files import column_documents, write_columns
     from remora.cli.texts import texts_from_file, texts_from_options, texts_from_stream
 
     if bool(texts) == bool(file):
         raise click.UsageError("give texts with --text, or a file with --file (- is standard input)")
     loaded = open_adapter(find_adapter(adapter), model, labels)
+    documents = None if column_file is None else column_documents(file, loaded.form)
     names = columns or loaded.text_columns
     if file is None:
         inputs = texts_from_options(texts, pairs, loaded.form)
@@ -53,7 +62,10 @@ def predict(
             inputs = texts_from_stream(stream, names, loaded.form)
     else:
         inputs = texts_from_file(Path(file), names, loaded.form)
-    for text, prediction in zip(inputs, loaded.predict(inputs), strict=True):
+    predictions = loaded.predict(inputs)
+    if column_file is not None and documents is not None:
+        write_columns(column_file, documents, [prediction.label for prediction in predictions])
+    for text, prediction in zip(inputs, predictions, strict=True):
         shown = text if isinstance(text, str) else list(text)
         print_jsonl({"text": shown, "label": prediction.label, "scores": dict(prediction.scores)})
 

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
 StudyKind = Literal["compare", "train", "sweep"]
-TaskKind = Literal["auto", "classification", "regression", "multiple-choice", "token-classification"]
+TaskKind = Literal["auto", "classification", "regression", "multiple-choice", "token-classification", "coreference"]
 
 
 def _as_names(value: object) -> object:
@@ -55,7 +55,7 @@ class DataConfig(Settings):
     validation_limit: Count | None = None
     test_limit: Count | None = None
     metric: str | None = None
-    """The headline metric; None means the card's, else accuracy or pearson."""
+    """The headline metric; None means the card's, else the first of the task, such as accuracy, pearson or span_f1."""
     train: str | None = None
     validation: str | None = None
     test: str | None = None
@@ -94,6 +94,7 @@ class ProtocolConfig(Settings):
     mode: Literal["fair", "published"] = "fair"
     epochs: Count = 3
     batch_size: Count = 16
+    """Examples of an optimizer step; where they are whole documents and nothing is said, 1."""
     seeds: Count = 5
     tuning_trials: Annotated[int, Field(ge=0)] = 4
     lr: Annotated[float, Field(gt=0)] | None = None

@@ -7,9 +7,10 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from remora.data.clusters import clusters_of
 from remora.data.columns import Columns
 from remora.data.kinds import LETTERS, Form
-from remora.data.table import BadRow, Cell, Nested, Table
+from remora.data.table import BadRow, Cell, Nested, Table, shown
 from remora.data.tags import tags_of
 from remora.errors import DataError
 
@@ -86,12 +87,9 @@ def check_split(checked: Checked, split: str, tables: Sequence[Table], columns: 
             num_rows += 1
             cells = tuple(column[index] for column in text_columns)
             texts, wrong = _read[form](cells, columns.text)
-            if form == "words":
-                label, problem = tags_of(label, columns.label, len(texts))
-            else:
-                problem = _label_problem(label)
+            label, problem = _answer(label, texts, columns.label, form)
             num_labelled += problem is None
-            problem = wrong if form == "words" and wrong else problem or wrong
+            problem = wrong if form in ("words", "document") and wrong else problem or wrong
             if problem:
                 checked.bad.append(BadRow(place=table.place(index), message=problem))
                 continue
@@ -103,6 +101,15 @@ def check_split(checked: Checked, split: str, tables: Sequence[Table], columns: 
             f"{split} ({tables[0].source}): column {columns.label!r} is empty in all {num_rows} rows",
             f"unlabelled text can neither train nor test; set data.{split}=FILE or data.label=COLUMN",
         )
+
+
+def _answer(label: Cell, texts: Texts, name: str, form: Form) -> tuple[Cell, str | None]:
+    """The label of a row as text, and what is wrong with it."""
+    if form == "words":
+        return tags_of(label, name, len(texts))
+    if form == "document":
+        return clusters_of(label, name, texts)
+    return label, _label_problem(label)
 
 
 def _label_problem(label: object) -> str | None:
@@ -142,6 +149,26 @@ def _sentence(cells: Sequence[Cell], names: Sequence[str]) -> tuple[Texts, str |
     return words, problem or (None if words else f"no word in column {names[0]!r}")
 
 
+def _document(cells: Sequence[Cell], names: Sequence[str]) -> tuple[Texts, str | None]:
+    """The sentences of a document, and what is wrong with them."""
+    cell, name = cells[0], names[0]
+    if not isinstance(cell, Nested) or cell.items is None:
+        found = "nothing" if cell is None else "text" if isinstance(cell, str) else cell.kind
+        return (), f"column {name!r} holds {found}, not a list of sentences"
+    sentences: list[str] = []
+    for number, sentence in enumerate(cell.items, 1):
+        words, problem = list_of_texts(sentence, name, "word")
+        if problem is None and not words:
+            problem = f"no word in column {name!r}"
+        broken = next((word for word in words if " " in word), None)
+        if broken is not None:
+            problem = f"the word {shown(broken)} in column {name!r} holds a blank"
+        if problem:
+            return (), f"sentence {number} of {len(cell.items)}: {problem}"
+        sentences.append(" ".join(words))
+    return tuple(sentences), None if sentences else f"no sentence in column {name!r}"
+
+
 def list_of_texts(cell: Cell, name: str, what: str) -> tuple[Texts, str | None]:
     """The texts of a list.
 
@@ -168,6 +195,7 @@ _read: dict[Form, Callable[[Sequence[Cell], Sequence[str]], tuple[Texts, str | N
     "text": _plain,
     "choices": _question,
     "words": _sentence,
+    "document": _document,
 }
 
 

@@ -25,12 +25,14 @@ QUESTIONS = ("question", "prompt", "context")
 CHOICES = ("choices", "options", "endings")
 WORDS = ("tokens", "words")
 TAGS = ("tags", "ner_tags", "labels", "label")
+SENTENCES = ("sentences",)
+CLUSTERS = ("clusters",)
 ANSWERS = ("label", "answer", "answerkey", "answer_key", "target")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Columns:
-    """The text column (or that of words), or the two of a pair (a question and its choices), and the label column."""
+    """The text column (or that of words or sentences), or the two of a pair (or of a question), and that of labels."""
 
     text: tuple[str, ...]
     label: str
@@ -46,10 +48,19 @@ def choice_columns(names: Iterable[str]) -> tuple[str, str] | None:
 
 def word_columns(names: Iterable[str]) -> tuple[str, str] | None:
     """The usual columns of words and their tags, if both are there."""
+    return _both(names, WORDS, TAGS)
+
+
+def document_columns(names: Iterable[str]) -> tuple[str, str] | None:
+    """The usual columns of a document's sentences and its clusters, if both are there."""
+    return _both(names, SENTENCES, CLUSTERS)
+
+
+def _both(names: Iterable[str], texts: Sequence[str], labels: Sequence[str]) -> tuple[str, str] | None:
     by_name = {name.strip().lower(): name for name in names}
-    words = next((by_name[usual] for usual in WORDS if usual in by_name), None)
-    tags = next((by_name[usual] for usual in TAGS if usual in by_name), None)
-    return None if words is None or tags is None else (words, tags)
+    text = next((by_name[usual] for usual in texts if usual in by_name), None)
+    label = next((by_name[usual] for usual in labels if usual in by_name), None)
+    return None if text is None or label is None else (text, label)
 
 
 def find_columns(
@@ -85,7 +96,12 @@ def find_columns(
     if form == "choices":
         text, label = _of_choices(train, text, label)
     elif form == "words":
-        text, label = _of_words(train, text, label)
+        text, label = _of_one(
+            train, text, label, word_columns(train), "words and their tags", "text=WORDS and data.label=TAGS"
+        )
+    elif form == "document":
+        what, hint = "sentences and clusters", "text=SENTENCES and data.label=CLUSTERS"
+        text, label = _of_one(train, text, label, document_columns(train), what, hint)
     found_label = label or _find_label(train, text or ())
     found_text = tuple(text) if text else _find_text([name for name in train if name != found_label], train)
     if found_label in found_text:
@@ -108,16 +124,20 @@ def _of_choices(columns: Sequence[str], text: Sequence[str] | None, label: str |
     return found, label or next(usual, None) or _find_label(columns, found)
 
 
-def _of_words(columns: Sequence[str], text: Sequence[str] | None, label: str | None) -> tuple[Sequence[str], str]:
-    """Words and their tags, where they are not given."""
-    usual = word_columns(columns)
+def _of_one(
+    columns: Sequence[str],
+    text: Sequence[str] | None,
+    label: str | None,
+    usual: tuple[str, str] | None,
+    what: str,
+    hint: str,
+) -> tuple[Sequence[str], str]:
+    """One column of texts and that of labels, where they are not given."""
     found = text or (usual and usual[:1])
-    tags = label or (usual and usual[1])
-    if not found or len(found) != 1 or not tags:
-        raise DataError(
-            f"no columns of words and their tags among {_listed(columns)}", "set data.text=WORDS and data.label=TAGS"
-        )
-    return found, tags
+    labels = label or (usual and usual[1])
+    if not found or len(found) != 1 or not labels:
+        raise DataError(f"no columns of {what} among {_listed(columns)}", f"set data.{hint}")
+    return found, labels
 
 
 def _require(wanted: str, names: Mapping[str, Sequence[str]]) -> None:

@@ -83,6 +83,7 @@ class Document:
         begin: the line that begins it, as the file has it.
         blank_end: whether a blank line stands behind the last sentence.
         place: the file and line of its beginning, for messages.
+        line: that line, counted from 1.
     """
 
     name: str
@@ -92,6 +93,7 @@ class Document:
     begin: str
     blank_end: bool
     place: str
+    line: int
 
     @property
     def words(self) -> tuple[tuple[str, ...], ...]:
@@ -153,7 +155,7 @@ def parse_conll(raw: bytes, source: str) -> tuple[Document, ...]:
         line, place = text.removesuffix("\r"), place_of(source, number)
         begin = _BEGIN.fullmatch(line)
         if reader is None and begin:
-            reader = _Reader(begin, place)
+            reader = _Reader(begin, place, number)
             other = places.setdefault((reader.name, reader.part), place)
             if other != place:
                 raise DataError(
@@ -252,10 +254,11 @@ def _misplaced_begin(reader: "_Reader | None") -> str:
 class _Reader:
     """The document that is being read."""
 
-    def __init__(self, begin: re.Match[str], place: str) -> None:
+    def __init__(self, begin: re.Match[str], place: str, line: int) -> None:
         self.name = begin[1]
         self.part = int(begin[2] or 0)
         self.place = place
+        self._line = line
         self._begin = begin[0]
         self._sentences: list[list[Row]] = [[]]
         self._num_columns = 0
@@ -338,4 +341,5 @@ class _Reader:
             begin=self._begin,
             blank_end=blank_end,
             place=self.place,
+            line=self._line,
         )

@@ -9,7 +9,8 @@ from pathlib import Path
 from remora.config.schema import DataConfig, TaskKind
 from remora.data.cards import Card, load_card, require_available
 from remora.data.check import Checked, Note, check_split, count_notes, repeat_notes, settle_bad_rows
-from remora.data.columns import Columns, choice_columns, find_columns, word_columns
+from remora.data.clusters import MentionRules
+from remora.data.columns import Columns, choice_columns, document_columns, find_columns, word_columns
 from remora.data.gap import marked
 from remora.data.hub import read_hub
 from remora.data.kinds import FORMS, TaskName
@@ -31,9 +32,10 @@ class Split:
 
     Args:
         name: ``train``, ``validation`` or ``test``.
-        texts: per row one text, or two for a pair; or a question and its choices; or the words of a sentence.
+        texts: per row one text, or two for a pair; or a question and its choices; or the words of a sentence; or
+            the sentences of a document.
         labels: per row a class name (str) or a number (float); or the letter of the right choice; or the words' tags
-            with blanks between them.
+            with blanks between them; or the clusters of a document as JSON (`data.clusters`).
         source: where the rows come from, in words.
         hash: SHA-256 over texts and labels in order, hexadecimal.
     """
@@ -65,6 +67,7 @@ class Dataset:
         notes: counted remarks, also on rows beyond the limits.
         card: the name of the card that applied, or None.
         hash: SHA-256 over the splits' hashes, the task and the classes.
+        mentions: of coreference, what train shows of mentions.
     """
 
     name: str
@@ -79,6 +82,7 @@ class Dataset:
     notes: tuple[Note, ...]
     card: str | None
     hash: str
+    mentions: MentionRules | None = None
 
     @property
     def train(self) -> Split:
@@ -224,6 +228,7 @@ def _finish(
         notes=tuple(notes),
         card=card.name if card else None,
         hash=digest.hexdigest(),
+        mentions=labels.mentions,
     )
 
 
@@ -255,6 +260,10 @@ def _kind_by_columns(table: Table, config: DataConfig) -> TaskKind:
     question = tuple(config.text or choice_columns(table.columns) or ())
     if len(question) == 2 and _holds_lists(table, question[1]):
         return "multiple-choice"
+    usual = document_columns(table.columns) or ("", "")
+    sentences = tuple(config.text or usual[:1])
+    if len(sentences) == 1 and _holds_lists(table, sentences[0], of_lists=True):
+        return "coreference" if _holds_lists(table, config.label or usual[1]) else "auto"
     usual = word_columns(table.columns) or ("", "")
     words = tuple(config.text or usual[:1])
     if len(words) == 1 and _holds_lists(table, words[0]) and _holds_lists(table, config.label or usual[1]):
@@ -262,8 +271,9 @@ def _kind_by_columns(table: Table, config: DataConfig) -> TaskKind:
     return "auto"
 
 
-def _holds_lists(table: Table, name: str) -> bool:
-    return any(isinstance(cell, Nested) and cell.items is not None for cell in table.columns.get(name, ()))
+def _holds_lists(table: Table, name: str, *, of_lists: bool = False) -> bool:
+    lists = [cell.items for cell in table.columns.get(name, ()) if isinstance(cell, Nested) and cell.items is not None]
+    return any(isinstance(item, Nested) for items in lists for item in items) if of_lists else bool(lists)
 
 
 def _columns_fit(card: Card, names: Mapping[str, Sequence[str]], config: DataConfig) -> bool:

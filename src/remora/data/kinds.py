@@ -1,30 +1,37 @@
 """The kinds of task, as far as they decide how rows of data become sequences of tokens."""
 
+import json
 from collections.abc import Sequence
 from typing import Literal
 
-TaskName = Literal["classification", "regression", "multiple-choice", "token-classification"]
+TaskName = Literal["classification", "regression", "multiple-choice", "token-classification", "coreference"]
 
-Form = Literal["text", "choices", "words"]
-"""What the texts of an example are: one text or a pair; a question with its choices; the words of a sentence."""
+Form = Literal["text", "choices", "words", "document"]
+"""What the texts of an example are: one text or a pair; a question with its choices; the words of a sentence; the
+sentences of a document, each its words with blanks between them."""
 
 FORMS: dict[TaskName, Form] = {
     "classification": "text",
     "regression": "text",
     "multiple-choice": "choices",
     "token-classification": "words",
+    "coreference": "document",
 }
 
 
-def cells(texts: Sequence[str], form: Form) -> Sequence[str | Sequence[str]]:
+def cells(texts: Sequence[str], form: Form) -> Sequence[str | Sequence[str] | Sequence[Sequence[str]]]:
     """The texts of an example as the columns they came from hold them."""
     if form == "words":
         return (texts,)
+    if form == "document":
+        return ([text.split(" ") for text in texts],)
     return texts if form == "text" else (texts[0], texts[1:])
 
 
-def answer(label: str | float, form: Form) -> str | float | list[str]:
+def answer(label: str | float, form: Form) -> str | float | list[str] | list[list[list[int]]]:
     """The label of an example as the column it came from holds it."""
+    if form == "document":
+        return json.loads(str(label))
     return str(label).split(" ") if form == "words" else label
 
 

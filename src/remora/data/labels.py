@@ -7,6 +7,8 @@ from statistics import fmean, pstdev
 
 from remora.data.check import Note, Rows, as_number, settle_bad_rows
 from remora.data.choices import name_answers
+from remora.data.clusters import MentionRules
+from remora.data.documents import mention_rules
 from remora.data.kinds import TaskName
 from remora.data.table import BadRow, shown
 from remora.data.words import TagScheme, settle_tags
@@ -24,11 +26,13 @@ class Labels:
         task: what is learnt.
         names: the classes of all splits, sorted; empty where there are none.
         notes: counted remarks.
+        mentions: of coreference, what mentions are like.
     """
 
     task: TaskName
     names: tuple[str, ...]
     notes: tuple[Note, ...]
+    mentions: MentionRules | None = None
 
 
 def decide_labels(rows: dict[str, Rows], wanted: str, on_bad_rows: str, tag_scheme: TagScheme = "bio") -> Labels:
@@ -49,6 +53,9 @@ def decide_labels(rows: dict[str, Rows], wanted: str, on_bad_rows: str, tag_sche
     """
     if wanted == "multiple-choice":
         return Labels(task="multiple-choice", names=(), notes=name_answers(rows, on_bad_rows))
+    if wanted == "coreference":
+        rules, notes = mention_rules(rows)
+        return Labels(task="coreference", names=(), notes=notes, mentions=rules)
     if wanted == "token-classification":
         notes = settle_tags(rows, tag_scheme, on_bad_rows)
         names = sorted({tag for part in rows.values() for label in part.labels for tag in label.split(" ")})

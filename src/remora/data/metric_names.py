@@ -11,6 +11,8 @@ REGRESSION = ("pearson", "spearman", "mse")
 MULTIPLE_CHOICE = ("accuracy",)
 TOKEN_CLASSIFICATION = ("span_f1", "span_precision", "span_recall", "token_accuracy")
 """Of spans as wholes, and of words; besides these, every type of span has ``f1/TYPE``."""
+COREFERENCE = ("conll_f1", "muc_f1", "b_cubed_f1", "ceaf_e_f1", "mention_f1")
+"""``conll_f1`` is the mean of the three behind it."""
 
 
 _USUAL: dict[str, tuple[str, ...]] = {
@@ -18,6 +20,7 @@ _USUAL: dict[str, tuple[str, ...]] = {
     "regression": REGRESSION,
     "multiple-choice": MULTIPLE_CHOICE,
     "token-classification": TOKEN_CLASSIFICATION,
+    "coreference": COREFERENCE,
 }
 
 

@@ -1,4 +1,4 @@
-"""One door for every file format: CSV, TSV, JSON, JSON Lines (all also gzip-compressed) and Parquet, read literally."""
+"""One door for every file format: CSV, TSV, JSON, JSON Lines, CoNLL columns (also as gzip) and Parquet, literally."""
 
 import gzip
 import zlib
@@ -10,8 +10,9 @@ from remora.data.json_rows import read_json, read_json_lines
 from remora.data.table import Table
 from remora.errors import DataError
 
-SUFFIXES = (".csv", ".tsv", ".tab", ".json", ".jsonl", ".ndjson", ".parquet", ".pq")
-"""What a data file's name may end with; the text formats also with ``.gz`` behind."""
+SUFFIXES = (".csv", ".tsv", ".tab", ".json", ".jsonl", ".ndjson", ".parquet", ".pq", ".conll", "_conll")
+"""What a data file's name may end with; the text formats also with ``.gz`` behind. OntoNotes has ``.v4_gold_conll``."""
+COLUMN_FILES = (".conll", "_conll")
 
 _PICKLES = (".pkl", ".pickle", ".joblib", ".pt", ".pth", ".bin", ".ckpt", ".npy", ".npz")
 
@@ -69,6 +70,10 @@ def read_table(path: Path | str) -> Table:
     source = str(path)
     if suffix in (".jsonl", ".ndjson"):
         table = read_json_lines(raw, source)
+    elif suffix in COLUMN_FILES:
+        from remora.data.conll_rows import conll_table  # column files are also read by themselves, through this module
+
+        table = conll_table(raw, source)
     elif suffix == ".json":
         table = read_json(raw, source)
     else:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from remora.config.schema import DataConfig
 from remora.data.cards import card_names, embedded_folder
-from remora.data.read import data_suffix
+from remora.data.read import COLUMN_FILES, data_suffix
 from remora.data.table import shown
 from remora.errors import DataError
 
@@ -134,6 +134,12 @@ def _nearby(path: Path) -> str:
     return f"give a file, a folder, OWNER/NAME on the Hub, or one of {', '.join(card_names())}"
 
 
+def _columns_first(paths: list[Path]) -> tuple[Path, ...]:
+    """Without the files beside which the same documents lie as columns, such as LitBank's ``train.jsonl.gz``."""
+    columns = {_name(path) for path in paths if data_suffix(path) in COLUMN_FILES}
+    return tuple(path for path in paths if data_suffix(path) in COLUMN_FILES or _name(path) not in columns)
+
+
 def _in_folder(folder: Path, explicit: set[str]) -> dict[str, tuple[Path, ...]]:
     """The files of a folder by split, without the splits for which a file was given explicitly."""
     paths = sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith(".") and data_suffix(p))
@@ -149,7 +155,7 @@ def _in_folder(folder: Path, explicit: set[str]) -> dict[str, tuple[Path, ...]]:
                 loose[words.pop()].append(path)
     # `train.csv` is preferred over `tweets_train.csv`; mixing the two could join files that do not belong together.
     found = exact if "train" in exact or ("train" in explicit and exact) else loose
-    splits = {split: tuple(found[split]) for split in SPLITS if split in found and split not in explicit}
+    splits = {split: _columns_first(found[split]) for split in SPLITS if split in found and split not in explicit}
     for split, claimants in splits.items():
         if len(claimants) > 1 and not all(_SHARD.search(_name(path).lower()) for path in claimants):
             listed = ", ".join(path.name for path in claimants)

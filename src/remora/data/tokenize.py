@@ -6,7 +6,7 @@ import os
 import tempfile
 import zipfile
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +14,16 @@ import numpy as np
 import numpy.typing as npt
 from tokenizers import Encoding, Tokenizer
 
+from remora.data.clusters import sentence_lengths
 from remora.data.dataset import Split
 from remora.data.kinds import Form
+from remora.data.windows import windows
 from remora.errors import ConfigError, ModelError
 from remora.paths import cache_dir
 
 Ints = npt.NDArray[np.int64]
 
-_FORMAT = "1"  # of the cache files and of what is in them; raise it when either changes
+_FORMAT = "2"  # of the cache files and of what is in them; raise it when either changes
 _NO_TOKEN = -1
 _CHUNK = 1000  # texts tokenized at a time: the tokenizer's own objects are large
 
@@ -33,14 +35,15 @@ class Encoded:
     Args:
         ids: per text its ids, special tokens included, at least one (L_i,).
         type_ids: per text its segment ids (L_i,); None where the tokenizer gives none.
-        full_lengths: per text the number of tokens before cutting (B,).
-        num_truncated: how many texts were cut.
+        full_lengths: per text the number of tokens before cutting (B,); of documents without those of windows (n,).
+        num_truncated: how many texts were cut; of documents, words longer than a window.
         num_empty: how many texts gave no token at all and got a single end-of-text token.
         max_length: the budget, virtual tokens excluded.
-        joints: the first text of every example, and the end (n + 1,); None where each has one.
+        joints: the first text (or window) of every example, and the end (n + 1,); None where each has one.
         places: per sentence the first token of each word that the budget leaves, from the first word on (W_i,); None
             where texts are not made of words.
         num_unread: words that it does not leave.
+        num_split: sentences of documents that are longer than a window and go on in the next.
     """
 
     ids: list[Ints]
@@ -52,6 +55,7 @@ class Encoded:
     joints: Ints | None = None
     places: list[Ints] | None = None
     num_unread: int = 0
+    num_split: int = 0
 
     def __len__(self) -> int:
         return len(self.ids) if self.joints is None else len(self.joints) - 1
@@ -70,7 +74,10 @@ class Encoded:
 
 @dataclass(frozen=True, kw_only=True)
 class LengthStatistics:
-    """Tokens per text before cutting, over all splits, how many texts were cut, and words that are not read for it."""
+    """Tokens per text before cutting, over all splits, how many texts were cut, and words that are not read for it.
+
+    Of documents, `split` counts the sentences that go on in the next window.
+    """
 
     mean: float
     p50: int
@@ -80,6 +87,7 @@ class LengthStatistics:
     empty: int
     max_length: int
     unread: int = 0
+    split: int = 0
 
 
 def length_statistics(parts: Sequence[Encoded]) -> LengthStatistics:
@@ -95,6 +103,7 @@ def length_statistics(parts: Sequence[Encoded]) -> LengthStatistics:
         empty=sum(part.num_empty for part in parts),
         max_length=min(part.max_length for part in parts),
         unread=sum(part.num_unread for part in parts),
+        split=sum(part.num_split for part in parts),
     )
 
 
@@ -156,13 +165,13 @@ class TextEncoder:
         Raises:
             ConfigError: the budget leaves no room for text.
         """
-        texts, joints = _apart(split.texts, form)
+        texts, _ = _apart(split.texts, form)
         budget = self._budget(texts, max_length, room, form)
         key = hashlib.sha256(f"{split.hash} {self.fingerprint} {budget}{_of_form(form)}".encode()).hexdigest()
         path = cache_dir() / "tokens" / f"{key[:32]}.npz"
         found = _load(path, budget)
-        if found is not None and len(found) == len(texts) and (form == "words") == (found.places is not None):
-            return replace(found, joints=joints)
+        if found is not None and len(found) == len(split):
+            return found
         encoded = self.encode_texts(split.texts, max_length, room, form)
         _save(path, encoded)
         return encoded
@@ -173,7 +182,8 @@ class TextEncoder:
         """Tokenize texts without the cache.
 
         Args:
-            texts: per example one text, or two for a pair; or a question and its choices, which are read as pairs.
+            texts: per example one text, or two for a pair; or a question and its choices, which are read as pairs; or
+                words; or sentences.
             max_length: tokens per text or pair, special and virtual ones included.
             room: virtual tokens that a method puts in front; they are taken from the budget.
             form: what the texts of an example are.
@@ -188,6 +198,8 @@ class TextEncoder:
         budget = self._budget(texts, max_length, room, form)
         if form == "words":
             return self._encode_sentences(texts, budget)
+        if form == "document":
+            return self._encode_documents(texts, budget)
         ids: list[Ints] = []
         type_ids: list[Ints] = []
         full_lengths: list[int] = []
@@ -253,6 +265,53 @@ class TextEncoder:
             num_unread=num_unread,
         )
 
+    def _encode_documents(self, documents: Sequence[Sequence[str]], budget: int) -> Encoded:
+        """Tokenize documents as running texts, cut them into windows, and find the first token of every word."""
+        ids: list[Ints] = []
+        places: list[Ints] = []
+        joints, full_lengths = [0], list[int]()
+        num_empty = num_split = num_truncated = 0
+        lead, tail, kinds = self._around()
+        for sentences in documents:
+            words = [word for sentence in sentences for word in sentence.split(" ")]
+            part, firsts = self._words(words)
+            if _NO_TOKEN in firsts:
+                num_empty += 1
+                part, firsts = self._words([w if at != _NO_TOKEN else "?" for w, at in zip(words, firsts, strict=True)])
+            begins = np.cumsum([0, *sentence_lengths(sentences)[:-1]])
+            spans, cut = windows([firsts[word] for word in begins], firsts, len(part), budget - len(lead) - len(tail))
+            num_split += cut
+            full_lengths.append(len(part))
+            at = np.array(firsts, dtype=np.int64)
+            for start, end in spans:
+                read = at[(at >= start) & (at < end)]
+                num_truncated += not len(read)
+                if len(read):  # else it would hold nothing but more of a word that is longer than a window
+                    ids.append(np.array([*lead, *part.ids[start:end], *tail], dtype=np.int64))
+                    places.append(len(lead) + read - start)
+            joints.append(len(ids))
+        types = [np.repeat(kinds, [len(lead), len(row) - len(lead) - len(tail), len(tail)]) for row in ids]
+        return Encoded(
+            ids=ids,
+            type_ids=types if self._gives_type_ids else None,
+            full_lengths=np.array(full_lengths, dtype=np.int64),
+            num_truncated=num_truncated,
+            num_empty=num_empty,
+            max_length=budget,
+            joints=np.array(joints, dtype=np.int64),
+            places=places,
+            num_split=num_split,
+        )
+
+    def _around(self) -> tuple[list[int], list[int], list[int]]:
+        """The special tokens before and behind a text, and the segments of those before, of it and of those behind."""
+        text = self._rules.encode("?", add_special_tokens=False)
+        text.truncate(1)
+        whole = self._rules.post_process(text, add_special_tokens=True)
+        at = whole.special_tokens_mask.index(0)
+        types = whole.type_ids
+        return whole.ids[:at], whole.ids[at + 1 :], [types[0], types[at], types[-1]]
+
     def _words(self, words: Sequence[str]) -> tuple[Encoding, list[int]]:
         """The tokens of words with blanks between them, and the first one that shows any of each word."""
         part = self._rules.encode(" ".join(words), add_special_tokens=False)
@@ -275,7 +334,7 @@ class TextEncoder:
 
     def _budget(self, texts: Sequence[Sequence[str]], max_length: int, room: int, form: Form) -> int:
         budget = max_length - room
-        num_texts = len(texts[0]) if texts and form != "words" else 1
+        num_texts = len(texts[0]) if texts and form in ("text", "choices") else 1
         least = self._overhead(num_texts) + num_texts
         if budget < least:
             used = f" of which {room} are virtual" if room else ""
@@ -337,16 +396,17 @@ def _save(path: Path, encoded: Encoded) -> None:
     """Write beside and rename: a file that exists is complete. A cache that cannot be written is done without."""
     arrays = {
         "ids": np.concatenate(encoded.ids).astype(np.int32) if encoded.ids else np.zeros(0, np.int32),
-        "lengths": encoded.lengths,
+        "lengths": np.array([len(row) for row in encoded.ids], dtype=np.int64),
         "full_lengths": encoded.full_lengths,
-        "num_empty": np.array(encoded.num_empty),
+        "counts": np.array([encoded.num_truncated, encoded.num_empty, encoded.num_unread, encoded.num_split]),
     }
     if encoded.type_ids is not None:
         arrays["type_ids"] = np.concatenate(encoded.type_ids).astype(np.int8) if encoded.ids else np.zeros(0, np.int8)
     if encoded.places is not None:
         arrays["places"] = np.concatenate(encoded.places).astype(np.int32) if encoded.places else np.zeros(0, np.int32)
         arrays["num_places"] = np.array([len(row) for row in encoded.places])
-        arrays["num_unread"] = np.array(encoded.num_unread)
+    if encoded.joints is not None:
+        arrays["joints"] = encoded.joints
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, aside = tempfile.mkstemp(dir=path.parent, suffix=".part")
@@ -371,20 +431,22 @@ def _load(path: Path, budget: int) -> Encoded | None:
             return None
         flat = [np.split(arrays[name].astype(np.int64), offsets[:-1]) for name in ("ids", "type_ids") if name in arrays]
         full_lengths = arrays["full_lengths"].astype(np.int64)
-        num_empty = int(arrays["num_empty"])
-        places, num_unread = None, 0
+        num_truncated, num_empty, num_unread, num_split = arrays["counts"].tolist()
+        joints = arrays["joints"].astype(np.int64) if "joints" in arrays else None
+        places = None
         if "places" in arrays:
             places = np.split(arrays["places"].astype(np.int64), np.cumsum(arrays["num_places"])[:-1])
-            num_unread = int(arrays["num_unread"])
     except (OSError, ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile):
         return None
     return Encoded(
         ids=flat[0],
         type_ids=flat[1] if len(flat) > 1 else None,
         full_lengths=full_lengths,
-        num_truncated=int((full_lengths > budget).sum()),
+        num_truncated=num_truncated,
         num_empty=num_empty,
         max_length=budget,
+        joints=joints,
         places=places,
         num_unread=num_unread,
+        num_split=num_split,
     )

@@ -3,6 +3,7 @@
 The class for multiple choice has the head of the one for sequence classification with a single output, but for RoBERTa,
 XLM-R and MPNet (a pooler in the backbone, always fresh here) and ELECTRA. Decoders have no such class; their score of a
 sequence serves. Heads for tokens are one layer on every row, behind dropout; ModernBERT has the same one as elsewhere.
+transformers has no class for coreference; its head is Remora's own, two layers on every row (`models.mention_ranking`).
 """
 
 # D features, C outputs
@@ -14,8 +15,8 @@ from typing import Literal
 from remora.errors import ModelError
 from remora.models.architectures import Architecture, HeadStyle, ModelConfigHF
 
-HeadKind = Literal["sequence", "choice", "token"]
-"""Which of transformers' classes: for sequence classification, multiple choice, token classification."""
+HeadKind = Literal["sequence", "choice", "token", "coreference"]
+"""Which of transformers' classes: for sequence classification, multiple choice, token classification; or none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +67,8 @@ def head_steps(
     Raises:
         ModelError: a setting of the head's that changes what it is.
     """
+    if kind == "coreference":
+        return _word_parts(config, num_outputs)
     if kind == "token":
         if arch.model_type in _WITHOUT_TOKENS:
             raise ModelError(
@@ -205,6 +208,20 @@ def _modernbert(config: ModelConfigHF, num_outputs: int) -> tuple[Step, ...]:
         ),
         _dropout("drop", config.classifier_dropout),
         Step(op="linear", name="classifier", shape=(num_outputs, width), std=width**-0.5, cutoff=cutoff),
+    )
+
+
+def _word_parts(config: ModelConfigHF, num_outputs: int) -> tuple[Step, ...]:
+    """Coreference: dropout, dense, GELU, and the parts of a word, with weights that keep the scale of their inputs."""
+    settings = config.to_dict()
+    width = config.word_embed_proj_dim if config.model_type == "opt" else config.hidden_size
+    rates = (settings.get("classifier_dropout"), settings.get("hidden_dropout_prob"), settings.get("dropout"), 0.1)
+    rate = next(rate for rate in rates if rate is not None)
+    return (
+        _dropout("coreference.dropout", rate),
+        Step(op="linear", name="coreference.dense", shape=(width, width), std=width**-0.5),
+        _activation("gelu"),
+        Step(op="linear", name="coreference.parts", shape=(num_outputs, width), std=width**-0.5),
     )
 
 

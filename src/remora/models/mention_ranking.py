@@ -5,126 +5,141 @@ ones and a dummy that stands for "no antecedent":
 
     f(c, q) = f_m(c) + f_m(q) + f_a(c, q),  f(dummy, q) = 0,  P(c | q) = softmax over c of f(c, q)
 
-The loss is the negative log of the probability of all true antecedents together. f_m and f_a look at the first and the
-last word of a span only: with s = gelu(W_s x) for first and e = gelu(W_e x) for last words,
+The loss is the negative log of the probability of all true antecedents together. f_m and f_a look at the first word s
+and the last word e of a span only, and all that a head says of a word are the parts of one vector:
 
-    f_m(q) = v_s s_q + v_e e_q + s_q B_m e_q,  f_a(c, q) = [s'_c; e'_c] B_a [s'_q; e'_q]
+    f_m(q) = a(s_q) + b(e_q) + u(s_q) . w(e_q) / sqrt(H)
+    f_a(c, q) = (l(s_c) + m(e_c)) . (r(s_q) + t(e_q)) / sqrt(K)
 
-where f_a has projections of its own. Entities of one mention cannot be found this way.
+a and b are numbers, u and w have H features, l, m, r and t have K. This is the bilinear form over both ends of both
+spans, at most of rank K, so that nothing but the head is learnt and it works word by word.
 
 Ranking and loss: Lee, He and Zettlemoyer 2018, "Higher-order coreference resolution with coarse-to-fine inference",
-NAACL, section 2.
-Scores from ends: Kirstain, Ram and Levy 2021, "Coreference resolution without span representations", ACL, section 3.
+NAACL, section 2. Scores from ends: Kirstain, Ram and Levy 2021, "Coreference resolution without span representations",
+ACL, section 3. Where entities of one mention are to be found, f_m alone decides, and learns from every span: Zhang et
+al. 2018, "Neural coreference resolution with deep biaffine attention by joint mention detection and mention
+clustering", ACL, section 2.
 """
-# T words, D features of a word, H features of the scorers, S candidate spans, M kept mentions, N = M + 1 choices
+# T words, C outputs of a word, E most words of a span, S = T E spans, M kept mentions, N = M + 1 choices
 
-from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 DUMMY = 0
 """The choice that stands for no antecedent; choice n + 1 is mention n."""
 
+MENTION_FEATURES = 64
+PAIR_FEATURES = 64
+_PARTS = (1, 1, MENTION_FEATURES, MENTION_FEATURES, PAIR_FEATURES, PAIR_FEATURES, PAIR_FEATURES, PAIR_FEATURES)
+NUM_OUTPUTS = sum(_PARTS)
+"""C, the outputs of a head of which the parts of a word are made."""
 
-class MentionRanker(nn.Module):
-    """The scorers f_m and f_a.
+
+@dataclass(frozen=True)
+class WordParts:
+    """What a head says of the words of a document.
 
     Args:
-        num_features: D, the width of the word vectors.
-        num_hidden: H, the width of each projection.
-        generator: draws the initial weights.
+        first: a (T, 1), of words that begin a span.
+        last: b (T, 1), of words that end one.
+        first_features: u (T, H).
+        last_features: w (T, H).
+        antecedent_first: l (T, K), of words that begin the earlier of two mentions.
+        antecedent_last: m (T, K).
+        query_first: r (T, K), of words that begin the later one.
+        query_last: t (T, K).
     """
 
-    def __init__(self, *, num_features: int, num_hidden: int, generator: torch.Generator) -> None:
-        super().__init__()
-
-        def drawn(*shape: int) -> nn.Parameter:
-            return nn.Parameter(torch.randn(*shape, generator=generator) / shape[-1] ** 0.5)
-
-        self.first_HD = drawn(num_hidden, num_features)
-        self.last_HD = drawn(num_hidden, num_features)
-        self.antecedent_first_HD = drawn(num_hidden, num_features)
-        self.antecedent_last_HD = drawn(num_hidden, num_features)
-        self.mention_first_H = drawn(num_hidden)
-        self.mention_last_H = drawn(num_hidden)
-        self.mention_HH = drawn(num_hidden, num_hidden)
-        self.antecedent_KK = drawn(2 * num_hidden, 2 * num_hidden)
-
-    def mention_scores(self, words_TD: Tensor, spans_S2: Tensor) -> Tensor:
-        """Score spans as mentions.
-
-        Args:
-            words_TD: word vectors (T, D).
-            spans_S2: first word and last word (inclusive) of each span (S, 2), int64.
-
-        Returns:
-            f_m (S,).
-        """
-        first_SH = functional.gelu(words_TD @ self.first_HD.T)[spans_S2[:, 0]]
-        last_SH = functional.gelu(words_TD @ self.last_HD.T)[spans_S2[:, 1]]
-        ends_S = first_SH @ self.mention_first_H + last_SH @ self.mention_last_H
-        return ends_S + ((first_SH @ self.mention_HH) * last_SH).sum(1)
-
-    def antecedent_scores(self, words_TD: Tensor, spans_M2: Tensor, mention_scores_M: Tensor) -> Tensor:
-        """Score every mention's choices.
-
-        Args:
-            words_TD: word vectors (T, D).
-            spans_M2: first and last word of the kept mentions (M, 2), int64, in the order of the text.
-            mention_scores_M: their f_m (M,).
-
-        Returns:
-            f (M, N): column `DUMMY` is 0, column n + 1 is mention n as antecedent, -inf where that is not earlier.
-        """
-        first_MH = functional.gelu(words_TD @ self.antecedent_first_HD.T)[spans_M2[:, 0]]
-        last_MH = functional.gelu(words_TD @ self.antecedent_last_HD.T)[spans_M2[:, 1]]
-        ends_MK = torch.cat((first_MH, last_MH), 1)
-        pair_MM = ends_MK @ self.antecedent_KK.T @ ends_MK.T  # row q, column c
-        pair_MM = pair_MM + mention_scores_M[:, None] + mention_scores_M[None, :]
-        earlier_MM = torch.ones_like(pair_MM, dtype=torch.bool).tril(-1)
-        return functional.pad(pair_MM.masked_fill(~earlier_MM, float("-inf")), (1, 0))
+    first: Tensor
+    last: Tensor
+    first_features: Tensor
+    last_features: Tensor
+    antecedent_first: Tensor
+    antecedent_last: Tensor
+    query_first: Tensor
+    query_last: Tensor
 
 
-def candidate_spans(sentence_lengths: Sequence[int], max_width: int) -> Tensor:
-    """All spans of up to ``max_width`` words that stay in one sentence.
+def word_parts(outputs_TC: Tensor) -> WordParts:
+    """The named parts of a head's outputs."""
+    return WordParts(*outputs_TC.split(_PARTS, dim=1))
+
+
+def mention_scores(words: WordParts, sentence_T: Tensor, max_width: int) -> Tensor:
+    """Score all spans of up to ``max_width`` words that stay in one sentence.
 
     Args:
-        sentence_lengths: the words of each sentence.
+        words: of a document.
+        sentence_T: the sentence of each word (T,), int64; below 0 where there is no word.
         max_width: the most words of a span, at least 1.
 
     Returns:
-        First and last word (inclusive), counted through the document (S, 2), int64, by first word, then last.
+        f_m (T, E): column n is the span of n + 1 words that begins with the row's; -inf where there is no such span. E
+        is `max_width`, or T where that is less.
     """
-    spans: list[tuple[int, int]] = []
-    start = 0
-    for length in sentence_lengths:
-        end = start + length
-        spans += [(first, last) for first in range(start, end) for last in range(first, min(first + max_width, end))]
-        start = end
-    return torch.tensor(spans, dtype=torch.int64).reshape(-1, 2)
+    num_words = len(sentence_T)
+    columns: list[Tensor] = []
+    for more in range(min(max_width, num_words)):
+        first, last = slice(0, num_words - more), slice(more, None)
+        product_T = (words.first_features[first] * words.last_features[last]).sum(1) * MENTION_FEATURES**-0.5
+        score_T = words.first[first, 0] + words.last[last, 0] + product_T
+        inside_T = (sentence_T[first] == sentence_T[last]) & (sentence_T[first] >= 0)
+        score_T = score_T.masked_fill(~inside_T, float("-inf"))
+        columns.append(functional.pad(score_T, (0, more), value=float("-inf")))
+    return torch.stack(columns, 1)
 
 
-def keep_mentions(scores_S: Tensor, num_kept: int) -> Tensor:
-    """The best spans.
+def keep_mentions(scores_S: Tensor, num_kept: Tensor | int, most: int) -> tuple[Tensor, Tensor]:
+    """The best spans; shapes depend on no value, so that a device need not be read.
 
     Args:
-        scores_S: f_m of all candidates (S,), in the order of the text.
-        num_kept: how many to keep; all when there are fewer.
+        scores_S: f_m of all spans (S,), in the order of the text; -inf where there is none.
+        num_kept: how many to keep (); all when there are fewer.
+        most: no less than `num_kept`.
 
     Returns:
-        Their indices (M,), in the order of the text; of equal scores the earlier span is kept.
+        Their indices (M,), in the order of the text, and which of these are meant (M,): the first ones; the others are
+        0. Of equal scores the earlier span is kept.
     """
-    best_M = scores_S.detach().argsort(descending=True, stable=True)[:num_kept]
-    return best_M.sort().values
+    best_M = scores_S.detach().argsort(descending=True, stable=True)[:most]
+    wanted_M = (torch.arange(len(best_M), device=best_M.device) < num_kept) & scores_S.detach()[best_M].isfinite()
+    indices_M = best_M.masked_fill(~wanted_M, len(scores_S)).sort().values
+    real_M = indices_M < len(scores_S)
+    return indices_M.masked_fill(~real_M, 0), real_M
+
+
+def antecedent_scores(
+    words: WordParts, first_M: Tensor, last_M: Tensor, mention_scores_M: Tensor, real_M: Tensor
+) -> Tensor:
+    """Score every mention's choices.
+
+    Args:
+        words: of a document.
+        first_M: first word of the kept mentions (M,), int64, in the order of the text.
+        last_M: last word, inclusive.
+        mention_scores_M: their f_m (M,).
+        real_M: which of them are meant (M,).
+
+    Returns:
+        f (M, N): column `DUMMY` is 0, column n + 1 is mention n as antecedent, -inf where that is not earlier or
+        not meant.
+    """
+    antecedent_MK = words.antecedent_first[first_M] + words.antecedent_last[last_M]
+    query_MK = words.query_first[first_M] + words.query_last[last_M]
+    own_M = mention_scores_M.masked_fill(~real_M, 0.0)
+    pair_MM = query_MK @ antecedent_MK.T * PAIR_FEATURES**-0.5 + own_M[:, None] + own_M[None, :]  # row q, column c
+    earlier_MM = torch.ones_like(pair_MM, dtype=torch.bool).tril(-1) & real_M[None, :]
+    return functional.pad(pair_MM.masked_fill(~earlier_MM, float("-inf")), (1, 0))
 
 
 def antecedent_loss(scores_MN: Tensor, clusters_M: Tensor) -> Tensor:
     """The marginal negative log-likelihood of the true antecedents.
 
     Args:
-        scores_MN: what `MentionRanker.antecedent_scores` gives (M, N), any float type; computed in float32 at least.
+        scores_MN: what `antecedent_scores` gives (M, N), any float type; computed in float32 at least.
         clusters_M: the true cluster of each kept mention (M,), int64; -1 for a span that is no mention.
 
     Returns:
@@ -140,7 +155,7 @@ def linked_clusters(scores_MN: Tensor) -> list[list[int]]:
     """The clusters that follow from every mention's best choice.
 
     Args:
-        scores_MN: what `MentionRanker.antecedent_scores` gives (M, N).
+        scores_MN: what `antecedent_scores` gives (M, N).
 
     Returns:
         Clusters of two mentions or more, as indices of kept mentions in ascending order, by first mention; of equal

@@ -5,7 +5,7 @@ import re
 from remora.report.blocks import Block, Chip, ChipRow, ChipTable, Code, Heading, Pairs, Section, Table, TableRow, Text
 from remora.report.training import halved
 from remora.results.names import shown
-from remora.results.schema import DataInfo, ProtocolInfo, Setting
+from remora.results.schema import DataInfo, Lengths, ProtocolInfo, Setting
 from remora.results.summary_schema import StudySummary
 from remora.results.wording import ASKED, NONE, count, duration, listing, metric_name, number, plural, points
 
@@ -109,7 +109,8 @@ def _data_pairs(summary: StudySummary) -> list[tuple[str, str]]:
     if data.lengths:
         n = data.lengths
         text = f"mean {n.mean:.0f} tokens, median {n.p50:.0f}, 95 % below {n.p95:.0f}, longest {number(n.max)}; "
-        pairs.append(("lengths", text + f"{number(n.truncated)} cut at {n.max_length}"))
+        windows = f"read in windows of up to {n.max_length}"
+        pairs.append(("lengths", text + (windows if data.task == "coreference" else _cut(n))))
     for name, split in data.splits.items():
         source = shown(_without_folders(split.source), 200)
         pairs.append((name, f"{plural(split.rows, 'row')} from {source}; hash {split.hash[:HASH]}"))
@@ -145,6 +146,10 @@ def _labels(data: DataInfo) -> list[Block]:
     return blocks
 
 
+def _cut(lengths: Lengths) -> str:
+    return f"{number(lengths.truncated)} cut at {lengths.max_length}"
+
+
 def use(summary: StudySummary) -> Section:
     """How to load what was trained."""
     advice = summary.recommendation
@@ -159,11 +164,11 @@ def use(summary: StudySummary) -> Section:
         f"The adapter of {shown(row.label, 40)} with the best validation score of its seeds is in {path}, relative to "
     )
     lead += f"the run directory. It needs the base model {shown(summary.model.name)}."
-    text = (
-        '("your question", ["one choice", "another choice"])'
-        if summary.data.task == "multiple-choice"
-        else '"your text"'
-    )
+    asked = {
+        "multiple-choice": '("your question", ["one choice", "another choice"])',
+        "coreference": '["One sentence of a document .", "The next one ."]',
+    }
+    text = asked.get(summary.data.task, '"your text"')
     python = f'import remora\n\nadapter = remora.load_adapter("{path}")\nfor prediction in adapter.predict([{text}]):\n'
     python += "    print(prediction.label, prediction.scores)"
     return Section(

@@ -145,8 +145,11 @@ def detail(summary: StudySummary, drawn: Drawings) -> Section | None:
             for item in look.classes
         ]
         heads = ["class", "test rows"] if look.outside is None else ["entity", "test entities"]
+        if not look.confusion:
+            heads = ["metric", "to be found"]
         blocks.append(Table(heads=[heads[0], "precision", "recall", "F1", heads[1]], rows=rows))
-        blocks += _matrix(look) if len(look.classes) <= MAX_MATRIX else _pairs(look)
+        if look.confusion:
+            blocks += _matrix(look) if len(look.classes) <= MAX_MATRIX else _pairs(look)
     return Section(id="detail", title=f"A closer look at {name}", blocks=blocks)
 
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from remora.data.kinds import TaskName
 from remora.results.predictions import SplitPredictions
 from remora.results.summary_schema import ClassScore, Detail
 
@@ -67,9 +68,9 @@ def scatter_detail(label: str, why: str, seeds: Sequence[SplitPredictions]) -> D
     return Detail(label=label, why=why, scatter=pairs)
 
 
-def is_constant(part: SplitPredictions, *, words: bool = False) -> bool:
+def is_constant(part: SplitPredictions, task: TaskName = "classification") -> bool:
     """Whether every prediction on a split of at least two rows is the same; of tagged words, every tag."""
-    if words:
+    if task == "token-classification":
         return len({tag for sentence in part.predictions for tag in str(sentence).split(" ")}) == 1
     return len(part.predictions) > 1 and len(set(part.predictions)) == 1
 

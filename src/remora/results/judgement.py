@@ -1,6 +1,6 @@
 """What the statistics say, keyed by row label: the one place that talks to `remora.study.statistics`."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -8,6 +8,7 @@ import numpy as np
 
 from remora.data.kinds import LETTERS
 from remora.results import aggregate
+from remora.results.coref_detail import document_tallies
 from remora.results.predictions import SplitPredictions
 from remora.results.schema import RowCost, TrialResult
 from remora.results.span_detail import span_counts
@@ -100,7 +101,9 @@ def study_scores(
     """
     parts = [part for seeds in tests.values() for part in seeds.values()]
     if run.data.task == "token-classification":
-        return _span_scores(run, tests, finals)
+        return _counted(span_counts, run, tests, finals)
+    if run.data.task == "coreference":
+        return _counted(document_tallies, run, tests, finals)
     names = LETTERS if run.data.task == "multiple-choice" else run.data.label_names
     targets = parts[0].targets if parts else ()
     unseen = sorted({str(target) for target in targets} - set(names)) if names else []
@@ -128,20 +131,20 @@ def study_scores(
     )
 
 
-def _span_scores(
+def _counted(
+    count: Callable[[str, SplitPredictions], np.ndarray],
     run: RunDirectory,
     tests: Mapping[str, Mapping[int, SplitPredictions]],
     finals: Mapping[str, Sequence[TrialResult]],
 ) -> StudyScores:
-    """Counts of spans (or words) per sentence: what is true, and per row of predictions what is found and right."""
+    """Records of counts per sentence or document, which say what is true, found and right."""
     metric, num_items = run.data.metric, run.data.splits["test"].rows
     every = {label: [seeds[seed] for seed in sorted(seeds)] for label, seeds in tests.items()}
-    first = next((part for parts in every.values() for part in parts), None)
     return StudyScores(
         metric=metric,
-        targets=span_counts(metric, first)["true"] if first is not None else np.zeros(num_items, dtype=np.int64),
+        targets=np.arange(num_items),
         predictions={
-            label: np.stack([span_counts(metric, part) for part in parts]) if parts else np.zeros((0, num_items))
+            label: np.stack([count(metric, part) for part in parts]) if parts else np.zeros((0, num_items))
             for label, parts in every.items()
         },
         seeds={label: tuple(sorted(seeds)) for label, seeds in tests.items()},

@@ -26,9 +26,11 @@ class SplitPredictions:
 
     Args:
         targets: N label names, or N floats for regression. The tags of a sentence's words have blanks between them.
+            The clusters of a document are JSON.
         predictions: the same kind as `targets`.
         scores: (N, C) float32 logits, C = number of labels, 1 for regression, or most choices of a question, with
-            `ABSENT` where it has fewer; these are not written. (N, W, C) for words, read back as (N, W C).
+            `ABSENT` where it has fewer; these are not written. (N, W, C) for words, read back as (N, W C). (N, 0) for
+            documents, whose words have hundreds.
     """
 
     targets: tuple[str, ...] | tuple[float, ...]

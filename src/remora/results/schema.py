@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 Purpose = Literal["tuning", "final", "baseline"]
 Status = Literal["done", "diverged", "failed", "stopped"]
-TaskKind = Literal["classification", "regression", "multiple-choice", "token-classification"]
+TaskKind = Literal["classification", "regression", "multiple-choice", "token-classification", "coreference"]
 Setting = JsonValue
 
 
@@ -152,7 +152,8 @@ class DataNote(Record):
 class Lengths(Record):
     """Training texts in tokens before truncation to `max_length`; `truncated` counts the texts cut, in all splits.
 
-    `unread` counts the tagged words beyond that.
+    `unread` counts the tagged words beyond that. Documents are read in windows of `max_length`; `split` counts the
+    sentences that are longer than one.
     """
 
     mean: float
@@ -162,6 +163,7 @@ class Lengths(Record):
     truncated: int
     max_length: int
     unread: int = 0
+    split: int = 0
 
 
 class DataInfo(Versioned):

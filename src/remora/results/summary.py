@@ -5,6 +5,7 @@ from pathlib import Path
 
 from remora.errors import DataError
 from remora.results import aggregate
+from remora.results.coref_detail import coref_detail
 from remora.results.detail import class_detail, is_constant, scatter_detail
 from remora.results.judgement import Judgement, judge
 from remora.results.predictions import SplitPredictions, read_predictions
@@ -51,8 +52,9 @@ def summary_of(run: RunDirectory) -> StudySummary:
     tuned = [tuning for plan in plans if (tuning := aggregate.tuning(run, plan)) is not None]
     curves = {plan.label: aggregate.curve(run, plan) for plan in plans}
     variants = {plan.label: aggregate.variants(run, plan) for plan in plans}
-    words = run.data.task == "token-classification"
-    constant = {label: sum(is_constant(part, words=words) for part in seeds.values()) for label, seeds in tests.items()}
+    constant = {
+        label: sum(is_constant(part, run.data.task) for part in seeds.values()) for label, seeds in tests.items()
+    }
     recommendation = recommend(judged, rows, run.data, run.study.protocol)
     order = [row.label for row in rows]
     return StudySummary(
@@ -163,4 +165,6 @@ def _detail(run: RunDirectory, recommended: str | None, best: str | None, tests:
         return scatter_detail(label, why, seeds)
     if run.data.task == "token-classification":
         return span_detail(label, why, seeds, run.data.label_names)
+    if run.data.task == "coreference":
+        return coref_detail(label, why, seeds)
     return class_detail(label, why, seeds, run.data.label_names)

@@ -171,8 +171,8 @@ class Detail(Record):
     """A closer look at one row on test: per class for classification, target against prediction for regression.
 
     `confusion[i][j]` is the mean number of test rows of class i predicted as class j, over seeds; for spans it counts
-    words, and its last row and column are those of no span, called `outside`. `scatter` holds pairs of target and
-    prediction (mean over seeds).
+    words, and its last row and column are those of no span, called `outside`. For coreference `classes` are
+    the metrics, and there is no confusion. `scatter` holds pairs of target and prediction (mean over seeds).
     """
 
     label: str

@@ -159,6 +159,10 @@ def _tuning_losses(run: RunDirectory, tuned: Sequence[Tuning]) -> list[Warning]:
 def _truncated(run: RunDirectory, finals: Mapping[str, Sequence[TrialResult]]) -> list[Warning]:
     found: list[Warning] = []
     usual = 0
+    if run.data.lengths and run.data.lengths.split:
+        number = plural(run.data.lengths.split, "sentence")
+        message = f"{number} longer than a window of {run.data.lengths.max_length} tokens, continued in the next one"
+        found.append(Warning(kind="split", message=message))
     if run.data.lengths and run.data.lengths.truncated:
         usual = run.data.lengths.truncated
         message = f"{plural(usual, 'text')} longer than {run.data.lengths.max_length} tokens cut"

@@ -16,12 +16,18 @@ METRIC_NAMES = {
     "span_precision": "span precision",
     "span_recall": "span recall",
     "token_accuracy": "accuracy over words",
+    "conll_f1": "CoNLL F1",
+    "muc_f1": "MUC F1",
+    "b_cubed_f1": "B³ F1",
+    "ceaf_e_f1": "CEAFe F1",
+    "mention_f1": "mention F1",
 }
 CONSTANT_ANSWERS = {
     "classification": "the most frequent label",
     "regression": "the mean",
     "multiple-choice": "the choice in the most frequent place",
     "token-classification": "the most frequent tag",
+    "coreference": "that there is no mention",
 }
 """What the baseline always answers that only knows how often each target occurs in train, by kind of task."""
 ASKED = {
@@ -29,6 +35,7 @@ ASKED = {
     "regression": "--text 'your text'",
     "multiple-choice": "--text 'your question' --pair 'one choice' --pair 'another choice'",
     "token-classification": "--text 'Words with blanks between them'",
+    "coreference": "--text 'One sentence of a document .' --text 'The next one .'",
 }
 """How an adapter is asked on the command line, by kind of task."""
 NONE = "–"

@@ -16,10 +16,11 @@ class StudyScores:
 
     Args:
         metric: "accuracy", "macro_f1", "weighted_f1", "f1", "f1/CLASS", "matthews", "pearson", "spearman" or "mse".
-        targets: (N,) class indices, or floats for regression, or how many spans are true.
+        targets: (N,) class indices, or floats for regression, or the number of each item
+            where predictions are records, which say what is true as well.
         predictions: label -> (S, N), one row per seed that finished, of the same kind as `targets`, or records of
-            counts (`results.span_detail`); S may be 0 and may differ between labels. The order of labels is kept in the
-            results.
+            counts (`results.span_detail`, `results.coref_detail`); S may be 0 and may differ between labels. The order
+            of labels is kept in the results.
         seeds: label -> the seed of each row; equal seeds share the data order. Missing labels have 0..S-1.
         failed: label -> number of seeds that diverged or failed.
         baselines: labels that are not trained as the others (majority class, untrained model). They get an interval

@@ -411,6 +411,7 @@ def _data_info(context: StudyContext) -> DataInfo:
             truncated=lengths.truncated,
             max_length=context.max_length,
             unread=lengths.unread,
+            split=lengths.split,
         ),
     )
 

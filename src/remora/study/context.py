@@ -16,6 +16,8 @@ from remora.study.machine import choose_dtype, dtype_name, settled_device
 from remora.tasks.base import Task, task_for
 
 _DEFAULT_LENGTH = 256
+_DOCUMENTS = 1
+"""Documents of a batch where the study does not say: one has as many words as a hundred sentences."""
 
 
 @dataclass(kw_only=True)
@@ -116,6 +118,9 @@ def open_context(config: StudyConfig) -> StudyContext:
     model = config.model.model_copy(update={"dtype": dtype_name(dtype)})
     config = config.model_copy(update={"engine": engine, "model": model})
     data = load_dataset(config.data)
+    if data.task == "coreference" and "batch_size" not in config.protocol.model_fields_set:
+        protocol = config.protocol.model_copy(update={"batch_size": _DOCUMENTS})
+        config = config.model_copy(update={"protocol": protocol})
     base = load_base(model.id, revision=model.revision, dtype=dtype, quantization=model.quantization)
     limit = model.max_length or _DEFAULT_LENGTH
     return StudyContext(

@@ -185,7 +185,7 @@ def _predictions(context: StudyContext, name: str, logits: np.ndarray) -> SplitP
     return SplitPredictions(
         targets=tuple(split.labels),  # type: ignore[arg-type]
         predictions=tuple(context.task.decode(logits, split.texts)),  # type: ignore[arg-type]
-        scores=np.asarray(logits, dtype=np.float32),
+        scores=np.asarray(logits if context.task.scores_answers else logits[:, 0, :0], dtype=np.float32),
     )
 
 
@@ -210,4 +210,5 @@ def _adapter_info(context: StudyContext, trial: PlannedTrial, outcome: TrialOutc
         seed=trial.spec.seed,
         stream=trial.spec.stream,
         trial=trial.spec.id,
+        mentions=dataset.mentions,
     )

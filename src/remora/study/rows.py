@@ -19,6 +19,7 @@ _MAJORITIES: dict[TaskName, str] = {
     "regression": "majority class",
     "multiple-choice": "most frequent place",
     "token-classification": "most frequent tag",
+    "coreference": "no mention",
 }
 
 DEFAULT_METHODS = (

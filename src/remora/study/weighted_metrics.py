@@ -17,6 +17,8 @@ CLASSIFICATION = ("accuracy", "macro_f1", "weighted_f1", "f1", "matthews")
 REGRESSION = ("pearson", "spearman", "mse")
 SPANS = ("span_f1", "span_precision", "span_recall", "token_accuracy")
 """Ratios of counts that every item has several of: `right`, `found` and `true` spans, or words."""
+COREFERENCE = ("conll_f1", "muc_f1", "b_cubed_f1", "ceaf_e_f1", "mention_f1")
+"""F1 of ratios of sums over documents, which have hits and totals; the first is the mean of the next three."""
 # Metrics that are a mean over items: their bootstrap covariance has a closed form.
 MEANS = ("accuracy", "mse")
 LOWER_IS_BETTER = ("mse",)
@@ -33,9 +35,9 @@ def check_metric(metric: str) -> str:
         ConfigError: the metric is not known here; names those there are.
     """
     plain = "f1" if metric.startswith("f1/") else metric
-    if plain not in CLASSIFICATION + REGRESSION + SPANS:
-        known = ", ".join(CLASSIFICATION + REGRESSION + SPANS)
-        raise ConfigError(f"metric {metric!r} is unknown to the statistics", f"use one of: {known}")
+    known = CLASSIFICATION + REGRESSION + SPANS + COREFERENCE
+    if plain not in known:
+        raise ConfigError(f"metric {metric!r} is unknown to the statistics", f"use one of: {', '.join(known)}")
     return plain
 
 
@@ -68,7 +70,7 @@ def weighted_metric(
 
     Args:
         metric: one of `CLASSIFICATION` or "f1/CLASS" (class indices), one of `REGRESSION` (floats), or one of `SPANS`
-            or "f1/TYPE" (records of counts, see `SPANS`; `targets_N` is not looked at). Macro F1 is the
+            or "f1/TYPE", or one of `COREFERENCE` (records of counts; `targets_N` is not looked at). Macro F1 is the
             mean over the classes that occur in targets or predictions; a F1 or a correlation that is not defined is 0.
         targets_N: the truth.
         predictions_SN: predictions of S rows.
@@ -82,6 +84,8 @@ def weighted_metric(
         ConfigError: the metric is unknown.
     """
     metric = check_metric(metric)
+    if metric in COREFERENCE:
+        return _of_tallies(predictions_SN, weights_BN.astype(np.float64))
     if predictions_SN.dtype.names is not None:
         return _of_counts(metric, predictions_SN, weights_BN.astype(np.float64))
     if metric in CLASSIFICATION:
@@ -102,6 +106,13 @@ def _of_counts(metric: str, counts_SN: NDArray[Any], weights_BN: Floats) -> Floa
     if metric in ("span_recall", "token_accuracy"):
         return _ratio(right, true)
     return _ratio(2 * right, found + true)
+
+
+def _of_tallies(counts_SN: NDArray[Any], weights_BN: Floats) -> Floats:
+    """Sums before ratios, as `data.coref_metrics` takes them; the mean over M metrics of their F1."""
+    sums_BSM4 = np.einsum("bn,snmf->bsmf", weights_BN, counts_SN["tallies"])
+    recall, precision = (_ratio(sums_BSM4[..., at], sums_BSM4[..., at + 1]) for at in (0, 2))
+    return _ratio(2 * recall * precision, recall + precision).mean(axis=-1)
 
 
 def _classification(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from remora.data.clusters import MentionRules
 from remora.data.dataset import Dataset, Split
 from remora.data.kinds import FORMS, Form, TaskName
 
@@ -32,6 +33,8 @@ class Task(ABC):
     name: ClassVar[TaskName]
     head: ClassVar["HeadKind"] = "sequence"
     """Which of transformers' heads it trains."""
+    scores_answers: ClassVar[bool] = True
+    """Whether logits are scores of answers, which are worth keeping beside these."""
     metrics_names: tuple[str, ...]
     """The metrics reported, headline first."""
 
@@ -58,7 +61,7 @@ class Task(ABC):
             split: of the data set this task is bound to.
 
         Returns:
-            Class indices (B,) int64, or numbers (B,) float32.
+            Class indices (B,) int64, or numbers (B,) float32, or what else an example's answer is, (B, ...).
         """
 
     def unread(self, targets_B: Array, num_read_B: Array) -> Array:
@@ -104,7 +107,7 @@ class Task(ABC):
             texts: of the examples; needed where the answer is as long as the text.
 
         Returns:
-            Class names, letters of choices, tags of words with blanks between them, or numbers, (B,).
+            Class names, letters of choices, tags of words with blanks between them, clusters as JSON, or numbers, (B,).
         """
 
     @abstractmethod
@@ -143,11 +146,22 @@ def task_for(dataset: Dataset) -> Task:
     Returns:
         The task.
     """
-    return make_task(dataset.task, label_names=dataset.label_names, metrics=dataset.metrics, positive=dataset.positive)
+    return make_task(
+        dataset.task,
+        label_names=dataset.label_names,
+        metrics=dataset.metrics,
+        positive=dataset.positive,
+        mentions=dataset.mentions,
+    )
 
 
 def make_task(
-    kind: str, *, label_names: Sequence[str], metrics: Sequence[str] = (), positive: str | None = None
+    kind: str,
+    *,
+    label_names: Sequence[str],
+    metrics: Sequence[str] = (),
+    positive: str | None = None,
+    mentions: MentionRules | None = None,
 ) -> Task:
     """A task from what an adapter's card records, without the data set.
 
@@ -156,11 +170,13 @@ def make_task(
         label_names: the classes in the order of the head's outputs; empty where there are none.
         metrics: metric names, headline first.
         positive: the class of the metric ``f1``, if any.
+        mentions: of coreference, what mentions are like.
 
     Returns:
         The task.
     """
     from remora.tasks.classification import Classification
+    from remora.tasks.coreference import Coreference
     from remora.tasks.multiple_choice import MultipleChoice
     from remora.tasks.regression import Regression
     from remora.tasks.token_classification import TokenClassification
@@ -172,6 +188,9 @@ def make_task(
     if kind == "token-classification":
         names = tuple(metrics) or TokenClassification.metrics_names
         return TokenClassification(label_names=tuple(label_names), metrics_names=names)
+    if kind == "coreference":
+        assert mentions is not None, "what mentions are like is recorded with every coreference task"
+        return Coreference(rules=mentions, metrics_names=tuple(metrics) or Coreference.metrics_names)
     assert kind == "classification", kind
     return Classification(
         label_names=tuple(label_names), metrics_names=tuple(metrics) or ("accuracy",), positive=positive

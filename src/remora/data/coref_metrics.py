@@ -21,6 +21,8 @@ from remora.data.table import shown
 from remora.errors import DataError
 
 METRICS: tuple[str, ...] = ("muc", "b_cubed", "ceaf_e")
+MENTION = "mention"
+"""Mentions found, whatever entity they are in; no part of the CoNLL score."""
 
 Entities = Iterable[Collection[Hashable]]
 # K entities of the key, R entities of the response
@@ -75,7 +77,7 @@ def tally(key: Entities, response: Entities) -> dict[str, Tally]:
         response: the entities found.
 
     Returns:
-        A tally for each of `METRICS`.
+        A tally for each of `METRICS` and for `MENTION`.
 
     Raises:
         DataError: the key has a mention twice.
@@ -119,6 +121,12 @@ def tally(key: Entities, response: Entities) -> dict[str, Tally]:
             precision_hits=similarity,
             precision_total=float(len(responses)),
         ),
+        MENTION: Tally(
+            recall_hits=float(shared_KR.sum()),
+            recall_total=float(size_K1.sum()),
+            precision_hits=float(shared_KR.sum()),
+            precision_total=float(size_1R.sum()),
+        ),
     }
 
 
@@ -147,17 +155,17 @@ def coref_metrics(documents: Iterable[tuple[Entities, Entities]]) -> dict[str, f
         documents: key and response of each.
 
     Returns:
-        ``conll_f1`` first, then ``muc_recall``, ``muc_precision``, ``muc_f1`` and the same of ``b_cubed`` and
-        ``ceaf_e``, all between 0 and 1.
+        ``conll_f1`` first, then ``muc_recall``, ``muc_precision``, ``muc_f1`` and the same of ``b_cubed``, ``ceaf_e``
+        and ``mention``, all between 0 and 1.
 
     Raises:
         DataError: a key has a mention twice.
     """
-    totals = dict.fromkeys(METRICS, Tally())
+    totals = dict.fromkeys((*METRICS, MENTION), Tally())
     for key, response in documents:
         for name, counted in tally(key, response).items():
             totals[name] += counted
-    scores = {"conll_f1": sum(total.f1 for total in totals.values()) / len(totals)}
+    scores = {"conll_f1": sum(totals[name].f1 for name in METRICS) / len(METRICS)}
     for name, total in totals.items():
         scores |= {f"{name}_recall": total.recall, f"{name}_precision": total.precision, f"{name}_f1": total.f1}
     return scores

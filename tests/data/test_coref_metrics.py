@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from remora.data.conll import read_conll
+from remora.data.coref_metrics import METRICS, Tally, coref_metrics, tally
 from remora.errors import DataError
-from remora.tasks.coref_metrics import METRICS, Tally, coref_metrics, tally
 
 THEIR_NAMES = {"muc": "muc", "b_cubed": "bcub", "ceaf_e": "ceafe"}
 NUM_STATED = {"muc": 28, "b_cubed": 17, "ceaf_e": 11}
