@@ -24,7 +24,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:Futu
 def files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
     """Model, data and run directory of a finished study."""
     folder = tmp_path_factory.mktemp("documents")
-    model, data, run_dir = write_model(folder / "model"), column_file(folder / "d.conll", documents(60)), folder / "run"
+    model, data, run_dir = write_model(folder / "model"), column_file(folder / "d.conll", documents(36)), folder / "run"
     command = ["compare", "--model", str(model), "--data", str(data), "--methods", "full,lora", "--seeds", "2"]
     command += ["--out", str(run_dir), "protocol.lr=3e-3", "protocol.epochs=4", "model.dtype=float32"]
     done = subprocess.run(

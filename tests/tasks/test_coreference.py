@@ -96,6 +96,14 @@ def test_padding_and_a_device_that_is_not_read_change_nothing(
     assert (grad[:, 11:] == 0).all()
 
 
+@pytest.mark.parametrize("rules", BOTH)
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_diverged_trial_has_no_finite_loss(rules: MentionRules, value: float) -> None:
+    task = Coreference(rules=rules)
+    given = logits().masked_fill(logits() != ABSENT, value)
+    assert not task.loss(given, torch.from_numpy(task.targets(split_of()))).isfinite().any()
+
+
 LONG = (("a b c d e f g h", "i j k l", "m n o p q r s t"),)
 
 

@@ -92,6 +92,11 @@ def mention_scores(words: WordParts, sentence_T: Tensor, max_width: int) -> Tens
     return torch.stack(columns, 1)
 
 
+def is_span(scores: Tensor) -> Tensor:
+    """Which scores are those of spans; not a number is one too, so that a loss tells of it."""
+    return scores != float("-inf")
+
+
 def keep_mentions(scores_S: Tensor, num_kept: Tensor | int, most: int) -> tuple[Tensor, Tensor]:
     """The best spans; shapes depend on no value, so that a device need not be read.
 
@@ -105,7 +110,7 @@ def keep_mentions(scores_S: Tensor, num_kept: Tensor | int, most: int) -> tuple[
         0. Of equal scores the earlier span is kept.
     """
     best_M = scores_S.detach().argsort(descending=True, stable=True)[:most]
-    wanted_M = (torch.arange(len(best_M), device=best_M.device) < num_kept) & scores_S.detach()[best_M].isfinite()
+    wanted_M = (torch.arange(len(best_M), device=best_M.device) < num_kept) & is_span(scores_S.detach()[best_M])
     indices_M = best_M.masked_fill(~wanted_M, len(scores_S)).sort().values
     real_M = indices_M < len(scores_S)
     return indices_M.masked_fill(~real_M, 0), real_M

@@ -17,6 +17,7 @@ from remora.models.mention_ranking import (
     NUM_OUTPUTS,
     antecedent_loss,
     antecedent_scores,
+    is_span,
     keep_mentions,
     linked_clusters,
     mention_scores,
@@ -99,7 +100,7 @@ class Coreference(Task):
         if not self.rules.singletons:
             return loss
         scores_S = ranking.scores_WE.flatten()
-        span_S = scores_S.isfinite()
+        span_S = is_span(scores_S)
         known_S = functional.binary_cross_entropy_with_logits(
             scores_S.masked_fill(~span_S, 0.0), (gold_S >= 0).to(scores_S), reduction="none"
         )
