@@ -76,7 +76,7 @@ def test_windows_have_the_states_of_transformers(name: str) -> None:
         "coreference.parts.weight": (NUM_OUTPUTS, base.hidden_size),
         "coreference.parts.bias": (NUM_OUTPUTS,),
     }
-    backbone = model.get_submodule(model.base_model_prefix)
+    backbone = model.get_submodule(str(model.base_model_prefix))
     for number, counted in enumerate(examples.num_rows):
         with torch.no_grad():
             expected = naive_outputs(backbone, head, examples, number).numpy()
@@ -93,7 +93,7 @@ def test_gradients_of_a_batch_are_those_of_autograd(monkeypatch: pytest.MonkeyPa
     run(base, document_data(examples), [trial], tokens_per_pass=40)
     (step,) = steps["t"]
     model = backbone_of("bert", step.base)
-    backbone = model.get_submodule(model.base_model_prefix)
+    backbone = model.get_submodule(str(model.base_model_prefix))
     head = {key: value.detach().clone().requires_grad_() for key, value in step.head.items()}
     weighed, num_words = torch.zeros((), dtype=torch.float64), 0
     for number in step.chosen:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from remora.data.clusters import MentionRules, written
+from remora.data.clusters import MentionRules, Span, written
 from remora.data.coref_metrics import coref_metrics
 from remora.data.dataset import Split
 from remora.data.kinds import ABSENT
@@ -25,9 +25,9 @@ TEXTS = (("a b c d e", "f g", "h i j k"), ("l m n o p q",))
 CLUSTERS = ([[(0, 1), (5, 7), (9, 10)], [(2, 4), (7, 8)], [(1, 2)], [(0, 4)]], [[(1, 2), (3, 5)]])
 
 
-def split_of(texts: tuple = TEXTS, clusters: tuple = CLUSTERS) -> Split:
-    labels = tuple(written(document) for document in clusters)
-    return Split(name="test", texts=texts, labels=labels, source="test", hash="0")
+def split_of() -> Split:
+    labels = tuple(written(document) for document in CLUSTERS)
+    return Split(name="test", texts=TEXTS, labels=labels, source="test", hash="0")
 
 
 def logits(seed: int = 0, scale: float = 1.0) -> Tensor:
@@ -164,7 +164,7 @@ def test_the_constant_answer_is_no_mention() -> None:
         assert not task.is_constant(logits().numpy())
 
 
-def part_of(responses: list) -> SplitPredictions:
+def part_of(responses: list[list[list[Span]]]) -> SplitPredictions:
     return SplitPredictions(
         targets=tuple(map(written, KEYS)), predictions=tuple(map(written, responses)), scores=np.zeros((3, 0))
     )
