@@ -17,7 +17,7 @@ from remora.data.dataset import Dataset
 from remora.data.kinds import FORMS, LETTERS, Form
 from remora.data.tokenize import TextEncoder
 from remora.engine.driver import Driver
-from remora.engine.examples import as_logits, tokenized
+from remora.engine.examples import tokenized
 from remora.engine.inference import infer
 from remora.engine.trial import Examples
 from remora.errors import AdapterError, ConfigError, DataError
@@ -118,21 +118,20 @@ class Predictor:
         """Logits float32 of tokenized examples; see `Examples.logits`."""
         base, loaded = self.base, self.loaded
         prefix = base.arch.hf_prefix
-        pooler = {name: value for name, value in loaded.base_params.items() if name in base.pooler}
+        pooler = {name: value for name, value in loaded.base_params.items() if name in loaded.head.frozen_names}
         params = {
             name.removeprefix(prefix): value.to(base.dtype)
             for name, value in loaded.base_params.items()
-            if name not in pooler
+            if name not in base.pooler
         }
 
         def head(rows_ND: Tensor) -> Tensor:
             return loaded.head.forward(loaded.head_params, rows_ND, pooler_params={**base.pooler, **pooler})
 
         with Driver(base) as driver:
-            outputs = infer(
-                driver, loaded.adapter, head, examples, num_outputs=self.record.num_outputs, params=params or None
+            return infer(
+                driver, loaded.adapter, head, examples, num_outputs=loaded.head.num_outputs, params=params or None
             )
-        return as_logits(outputs, examples)
 
     def evaluate(self, dataset: Dataset, split: str) -> dict[str, float]:
         """Metrics on a split of labelled data, headline first.

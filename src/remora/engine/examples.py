@@ -32,6 +32,10 @@ class Examples:
             None for the one row that the architecture pools.
         weights: (n,) parts that an example's loss is the sum of, so that the mean of a batch is over these; None for
             one each.
+        wanted: per sequence, for every row read, the one output of the head that counts; an example then has one logit
+            for each of its sequences, the mean of these. None where all outputs count.
+        reference: examples that say nothing. What logits they get is taken off those of the others (`calibrated`); None
+            to leave logits as they are.
     """
 
     ids: Sequence[np.ndarray]
@@ -40,6 +44,8 @@ class Examples:
     joints: np.ndarray | None = None
     places: Sequence[np.ndarray] | None = None
     weights: np.ndarray | None = None
+    wanted: Sequence[np.ndarray] | None = None
+    reference: "Examples | None" = None
 
     def __len__(self) -> int:
         return len(self.ids) if self.joints is None else len(self.joints) - 1
@@ -90,12 +96,19 @@ class Examples:
             return sequences
         return spans(self._row_joints[sequences], self._row_joints[sequences + 1])
 
+    def counted(self, outputs_RC: Tensor, sequences: np.ndarray) -> Tensor:
+        """What counts of the head's outputs on the rows of some sequences: (R, 1) where one of them does, else all."""
+        if self.wanted is None:
+            return outputs_RC
+        columns = np.concatenate([self.wanted[i] for i in sequences])
+        return outputs_RC.gather(1, to_device(columns, outputs_RC.device)[:, None])
+
     def weight(self, chosen: np.ndarray) -> int:
         """What the sum of some examples' losses is divided by to have their mean."""
         return len(chosen) if self.weights is None else max(1, int(self.weights[chosen].sum()))
 
     def logits(self, outputs_RC: Tensor, chosen: np.ndarray) -> Tensor:
-        """The logits of some examples from what the head makes of their rows.
+        """The logits of some examples from what counts of what the head makes of their rows.
 
         Args:
             outputs_RC: in the order of examples, sequences and places.
@@ -103,10 +116,15 @@ class Examples:
 
         Returns:
             (B, C) as it is where every example has one row. Otherwise (B, W, C), or (B, W) of a head with one output,
-            with `ABSENT` behind an example's last row; W is that of the longest example of the split.
+            with `ABSENT` behind an example's last row; W is that of the longest example of the split. (B, K) means over
+            the rows of each of K sequences where one output of each row is wanted.
         """
         if self.single:
             return outputs_RC
+        if self.wanted is not None:
+            sizes = torch.from_numpy(np.array([len(self.wanted[i]) for i in self.sequences(chosen)]))
+            means = torch.segment_reduce(outputs_RC[:, 0], "mean", lengths=sizes.to(outputs_RC.device))
+            return means.view(len(chosen), -1)
         counts, width = self.num_rows[chosen], int(self.num_rows.max())
         slots = spans(np.arange(len(chosen)) * width, np.arange(len(chosen)) * width + counts)
         flat = outputs_RC.new_full((len(chosen) * width, outputs_RC.shape[1]), ABSENT)
@@ -123,6 +141,8 @@ class Examples:
             joints=None if self.joints is None else np.concatenate([[0], np.cumsum(self.num_sequences[chosen])]),
             places=None if self.places is None else [self.places[i] for i in sequences],
             weights=None if self.weights is None else self.weights[chosen],
+            wanted=None if self.wanted is None else [self.wanted[i] for i in sequences],
+            reference=self.reference,
         )
 
 
@@ -150,6 +170,24 @@ def mean_loss(losses_B: Tensor, examples: Examples) -> float:
     if examples.weights is None:
         return float(losses_B.mean())
     return float(losses_B.sum() / examples.weight(np.arange(len(examples))))
+
+
+def calibrated(logits_BK: np.ndarray, reference_MK: np.ndarray) -> np.ndarray:
+    """Probabilities divided by those that inputs get which say nothing, and made to sum to one again; as logarithms.
+
+    Args:
+        logits_BK: of examples, scores of the same K answers.
+        reference_MK: of the inputs that say nothing; the mean of their probabilities is taken.
+
+    Returns:
+        (B, K) in the type given.
+
+    Source:
+        Zhao et al. 2021, "Calibrate before use", arXiv:2102.09690, section 5: W = diag(p_cf)^-1, b = 0.
+    """
+    told = torch.log_softmax(torch.from_numpy(reference_MK).double(), 1).exp().mean(0).log()
+    shifted = torch.from_numpy(logits_BK).double() - told
+    return torch.log_softmax(shifted, 1).numpy().astype(logits_BK.dtype)
 
 
 def as_logits(outputs_RC: np.ndarray, examples: Examples) -> np.ndarray:

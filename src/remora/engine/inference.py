@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from remora.engine.driver import EVAL_TOKENS, Driver
+from remora.engine.examples import as_logits, calibrated
 from remora.engine.layout import LaneBatch, Layout, token_chunks
 from remora.engine.stack import Entry
 from remora.engine.transfer import to_device
@@ -27,7 +28,7 @@ def infer(
     params: Mapping[str, Tensor] | None = None,
     enter: Enter | None = None,
 ) -> np.ndarray:
-    """What the head makes of every row it reads.
+    """The logits of all examples, calibrated where they have a reference.
 
     Sequences are cut into passes by their lengths alone, so the same examples give the same bits again.
 
@@ -41,17 +42,35 @@ def infer(
         enter: the known states with which a pass over some examples enters the stack; None to compute all of it.
 
     Returns:
-        (R, C) float32, in the order of examples, sequences and places; (n, C) where each example has one row.
+        float32, in the split's order; see `Examples.logits`.
     """
+    logits = as_logits(_outputs(driver, adapter, head, examples, num_outputs, params, enter), examples)
+    if examples.reference is None:
+        return logits
+    told = infer(driver, adapter, head, examples.reference, num_outputs=num_outputs, params=params)
+    return calibrated(logits, told)
+
+
+def _outputs(
+    driver: Driver,
+    adapter: AdapterTensors,
+    head: Head,
+    examples: Examples,
+    num_outputs: int,
+    params: Mapping[str, Tensor] | None,
+    enter: Enter | None,
+) -> np.ndarray:
+    """(R, C) what counts of what the head makes of every row, in the order of examples, sequences and places."""
     room = adapter.method.num_virtual_tokens
-    out = np.empty((int(examples.num_rows.sum()), num_outputs), np.float32)
+    width = num_outputs if examples.wanted is None else 1
+    out = np.empty((int(examples.num_rows.sum()), width), np.float32)
     with torch.no_grad():
-        if not adapter.sites and params is None:
+        if not adapter.sites and params is None and examples.wanted is None:
             rows = base_rows(driver, examples)
             return head(rows).float().cpu().numpy() if len(examples) else out
         for chosen in token_chunks(examples.ids, EVAL_TOKENS, room):
             rows = _pass(driver, adapter, examples, chosen, params, enter)
-            out[examples.rows(chosen)] = head(rows).float().cpu().numpy()
+            out[examples.rows(chosen)] = examples.counted(head(rows), chosen).float().cpu().numpy()
     return out
 
 

@@ -23,6 +23,7 @@ from remora.engine.trial import CurvePoint, Examples, Status, TrialData, TrialSp
 from remora.methods.base import AdapterTensors, Method, init_adapter
 from remora.methods.registry import get_method
 from remora.models.heads import HeadTemplate
+from remora.models.language_head import head_for
 from remora.seeds import fold, torch_generator
 
 _FALLING = 0.05
@@ -49,7 +50,7 @@ class Lane:
         self.train: Examples = data.split("train", self.room)
         sites = self.method.sites(base)
         self.adapter: AdapterTensors = init_adapter(self.method, sites, driver.site_weights, spec.stream_seed("init"))
-        self.head = HeadTemplate(base=base, num_outputs=data.num_outputs, kind=data.head)
+        self.head = head_for(base, data.num_outputs, data.head, data.tokens)
         master = torch.float64 if base.dtype == torch.float64 else torch.float32
         self._place(driver.device, master)
         head = self.head.init(torch_generator(spec.stream_seed("head"), "head"))
@@ -216,7 +217,7 @@ class Lane:
         Returns:
             (N, C).
         """
-        pooler = {name: self.base_params[name] for name in self._driver.base.pooler if name in self.base_params}
+        pooler = {name: self.base_params[name] for name in self.head.frozen_names if name in self.base_params}
         if layout is None or not layout.training or not self.base_dropout:
             return self.head.forward(self.head_params, rows_ND, pooler_params=pooler or None)
         keys = layout.dropout

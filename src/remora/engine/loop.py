@@ -167,12 +167,12 @@ def evaluate(
     driver: Driver, data: TrialData, lane: Lane, split: str, features: FeatureCache | None = None
 ) -> np.ndarray:
     """Logits of a lane on a split, float32, in the split's order; see `Examples.logits`."""
-    if features is not None and not lane.adapter.sites and lane.method.shares_base:
+    if features is not None and not lane.adapter.sites and lane.head.shapes and lane.method.shares_base:
         outputs = lane.outputs(features.rows(split), None, None).float().cpu().numpy()
         return as_logits(outputs, data.split(split, 0))
     prefix = None if features is None else features.prefix(split, lane.untouched_layers)
     examples = data.split(split, lane.room)
-    outputs = infer(
+    return infer(
         driver,
         lane.adapter,
         lambda rows_ND: lane.outputs(rows_ND, None, None),
@@ -181,7 +181,6 @@ def evaluate(
         params=lane.compute_params(),
         enter=None if prefix is None else prefix.entry,
     )
-    return as_logits(outputs, examples)
 
 
 class _Crew:

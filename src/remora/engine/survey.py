@@ -45,11 +45,14 @@ def weight_gradients(
         chosen: which examples.
 
     Yields:
-        (O, D) by `Site.id`, in the dtype of the head.
+        (O, D) by `Site.id`, in float32 at least.
     """
-    like = next(iter(head_params.values()))
+    master = torch.float64 if driver.base.dtype == torch.float64 else torch.float32
     sites = tuple(site for site in adapter.sites if site.kind == "linear")
-    zeros = {site.id: like.new_zeros(site.out_features, site.in_features).requires_grad_() for site in sites}
+    shapes = {site.id: (site.out_features, site.in_features) for site in sites}
+    zeros = {
+        key: torch.zeros(shape, dtype=master, device=driver.device).requires_grad_() for key, shape in shapes.items()
+    }
     states = {key: SiteState(trained={"delta": value}) for key, value in zeros.items()}
     probe = AdapterTensors(method=_Probe(MethodConfig()), sites=sites, states=states, shared={})
     for number in chosen:

@@ -94,6 +94,7 @@ class TrialData:
         task: loss and metrics.
         num_outputs: width of the head.
         head: which of transformers' heads it is.
+        tokens: ids whose probabilities a language-modelling head is asked for.
         split: gives the tokenized examples of a split with `room` tokens of the budget left for virtual tokens.
         fingerprint: hash of texts, labels and tokenization.
     """
@@ -103,6 +104,7 @@ class TrialData:
     split: Callable[[str, int], Examples]
     fingerprint: str
     head: HeadKind = "sequence"
+    tokens: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from remora.models.architectures import Architecture, ModelConfigHF, Pooling
 from remora.models.frozen_linear import held_tensors, num_values
 
+LM_HEAD = "lm_head.weight"
+"""The weight of a language-modelling head that is not tied, in transformers' classes of all decoders known here."""
 Quantization = Literal["none", "nf4"]
 """How the linear layers of a backbone are held: dense in the base's type, or in 4-bit NormalFloat (`models.nf4`)."""
 
@@ -34,6 +36,8 @@ class Base:
         dense_sha256: the hash of the dense base that it was quantised from; None for a dense one.
         pooler: pretrained parts of the head (BERT's pooler), keyed by their name in the classification model
             (``"bert.pooler.dense.weight"``), float32 (float64 for a float64 base); frozen except in full fine-tuning.
+            Also a language-modelling head that is not tied (`LM_HEAD`), where it was asked for, in `dtype`.
+        chat_template: the program that came with a folder's tokenizer, if any; see `models.chat`.
     """
 
     model: nn.Module
@@ -47,6 +51,7 @@ class Base:
     pooler: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
     quantization: Quantization = "none"
     dense_sha256: str | None = None
+    chat_template: str | None = None
 
     @property
     def device(self) -> torch.device:

@@ -15,8 +15,9 @@ from typing import Literal
 from remora.errors import ModelError
 from remora.models.architectures import Architecture, HeadStyle, ModelConfigHF
 
-HeadKind = Literal["sequence", "choice", "token", "coreference"]
-"""Which of transformers' classes: for sequence classification, multiple choice, token classification; or none."""
+HeadKind = Literal["sequence", "choice", "token", "coreference", "lm"]
+"""Which of transformers' classes: for sequence classification, multiple choice, token classification, none (Remora's
+own), and causal language modelling, whose head is pretrained (`models.language_head`)."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -48,6 +48,11 @@ class HeadTemplate:
         used = {name for step in self.steps for name in step.tensors()}
         return {name: value for name, value in self.base.pooler.items() if name in used}
 
+    @property
+    def frozen_names(self) -> tuple[str, ...]:
+        """Names of the pretrained tensors it applies; full fine-tuning brings values of its own for them."""
+        return tuple(self.pooler)
+
     @cached_property
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Name -> shape of the parameters a trial trains."""

@@ -6,12 +6,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 from transformers.initialization import no_init_weights
 
 from remora.errors import ModelError
 from remora.models.architectures import get_architecture
-from remora.models.base import Base, Quantization
+from remora.models.base import LM_HEAD, Base, Quantization
 from remora.models.files import ModelFiles, resolve, with_folder
 from remora.models.foreign import parsing
 from remora.models.frozen_linear import held_tensors
@@ -32,6 +32,7 @@ def load_base(
     revision: str | None = None,
     dtype: torch.dtype = torch.float32,
     quantization: Quantization = "none",
+    language_head: bool = False,
 ) -> Base:
     """Load a base model, frozen and in evaluation mode.
 
@@ -42,6 +43,8 @@ def load_base(
             folder and mapped, so that all processes of a machine hold them in memory once.
         quantization: with ``nf4`` linear layers are held in 4 bits; those are what is kept and mapped then, so that
             only the first load has the dense weights in memory.
+        language_head: whether the head of a causal language model comes along. Where it is tied to the embedding it is
+            there in any case; else it is one more tensor of the base, and part of its hash.
 
     Returns:
         The base.
@@ -57,20 +60,21 @@ def load_base(
     get_architecture(files.model_type, id)
     with quiet_transformers(), torch.random.fork_rng(devices=[]):
         config = _config(files, id)
-        tokenizer = _tokenizer(files, id)
-        key = weights_key(files, dtype, quantization)
+        tokenizer, chat_template = _tokenizer(files, id)
+        untied = language_head and get_architecture(files.model_type, id).causal and not config.tie_word_embeddings
+        key = weights_key(files, dtype, quantization, language_head=untied)
         base = _from_mapped(key, config, tokenizer, files, dtype, quantization)
         if base is not None:
-            return base
-        base = _from_files(config, tokenizer, files, dtype, id)
+            return replace(base, chat_template=chat_template)
+        base = _from_files(config, tokenizer, files, dtype, id, untied)
     if quantization == "nf4":
         base = quantised(base)
     tensors = {**held_tensors(base.model), **base.pooler}
     if base.dense_sha256 is not None:
         tensors[_DENSE_SHA256] = torch.tensor(list(bytes.fromhex(base.dense_sha256)), dtype=torch.uint8)
     if keep_weights(key, tensors):
-        return _from_mapped(key, config, tokenizer, files, dtype, quantization) or base
-    return base
+        base = _from_mapped(key, config, tokenizer, files, dtype, quantization) or base
+    return replace(base, chat_template=chat_template)
 
 
 def _config(files: ModelFiles, id: str) -> Any:
@@ -78,10 +82,11 @@ def _config(files: ModelFiles, id: str) -> Any:
         return AutoConfig.from_pretrained(files.folder, local_files_only=True)
 
 
-def _from_files(config: Any, tokenizer: Any, files: ModelFiles, dtype: torch.dtype, id: str) -> Base:
-    """The dense base, read from its checkpoint."""
+def _from_files(config: Any, tokenizer: Any, files: ModelFiles, dtype: torch.dtype, id: str, untied: bool) -> Base:
+    """The dense base, read from its checkpoint; with `untied`, its language-modelling head too."""
+    auto: Any = AutoModelForCausalLM if untied else AutoModelForSequenceClassification
     with parsing(f"{id}: the weights cannot be read", "the files may be damaged; fetch them again"):
-        model, report = AutoModelForSequenceClassification.from_pretrained(
+        model, report = auto.from_pretrained(
             files.folder,
             config=config,
             local_files_only=True,
@@ -91,8 +96,10 @@ def _from_files(config: Any, tokenizer: Any, files: ModelFiles, dtype: torch.dty
             ignore_mismatched_sizes=True,
             output_loading_info=True,
         )
-    _refuse_holes(report, model, id)
-    return make_base(model, tokenizer=tokenizer, files=files, missing=report["missing_keys"], dtype=dtype)
+    _refuse_holes(report, model, id, untied=untied)
+    return make_base(
+        model, tokenizer=tokenizer, files=files, missing=report["missing_keys"], dtype=dtype, language_head=untied
+    )
 
 
 def _from_mapped(
@@ -135,15 +142,17 @@ def make_base(
     files: ModelFiles,
     missing: Collection[str],
     dtype: torch.dtype,
+    language_head: bool = False,
 ) -> Base:
     """Turn a transformers model into a frozen base.
 
     Args:
-        model: the classification model. It is taken over: its pooler is removed.
+        model: the classification model, or that for causal language modelling. It is taken over: its pooler is removed.
         tokenizer: its tokenizer or None.
         files: where it came from.
         missing: names of parameters that the checkpoint lacks.
         dtype: type in which the weights are stored.
+        language_head: whether the model's language-modelling head, which is not tied, belongs to the base.
 
     Returns:
         The base; head parts that the checkpoint has and that are not fresh by nature are in ``pooler``.
@@ -155,6 +164,8 @@ def make_base(
         keep = torch.float64 if dtype == torch.float64 else torch.float32
         parameters = dict(model.named_parameters())
         pooler = {name: parameters[name].detach().to(keep).clone() for name in names}
+    if language_head:  # of a vocabulary's size, and computed with in the base's type as transformers does
+        pooler = {LM_HEAD: model.get_parameter(LM_HEAD).detach().to(dtype).clone()}
     backbone = _prepared(model, files)
     for parameter in backbone.parameters():
         # Parameters only: transformers keeps buffers such as rotary frequencies in float32 whatever the weights are.
@@ -199,20 +210,26 @@ def _frozen(
     )
 
 
-def _tokenizer(files: ModelFiles, id: str) -> Any:
+def _tokenizer(files: ModelFiles, id: str) -> tuple[Any, str | None]:
+    """The tokenizer without its chat template, and that template; one from a GGUF file is dropped."""
     with parsing(f"{id}: its tokenizer cannot be loaded", "the folder needs a sound tokenizer.json"):
         tokenizer = AutoTokenizer.from_pretrained(files.folder, local_files_only=True)
-    tokenizer.chat_template = None  # never rendered: a template is a program written by whoever made the file
-    return tokenizer
+    # A template is a program written by whoever made the file: nothing renders it but `models.chat`, when asked to.
+    template, tokenizer.chat_template = tokenizer.chat_template, None
+    return tokenizer, template if isinstance(template, str) and files.gguf is None else None
 
 
-def _refuse_holes(report: dict[str, Any], model: nn.Module, id: str) -> None:
-    """The head may be fresh; a backbone with randomly initialised parts would be measured as if it were pretrained."""
-    prefix = str(model.base_model_prefix) + "."
+def _refuse_holes(report: dict[str, Any], model: nn.Module, id: str, *, untied: bool) -> None:
+    """The head may be fresh; a backbone with randomly initialised parts would be measured as if it were pretrained.
+
+    So would the head of a language model.
+    """
+    prefix = "" if untied else str(model.base_model_prefix) + "."
     fresh = {*report["missing_keys"], *(entry[0] for entry in report["mismatched_keys"])}
     holes = sorted(name for name in fresh if name.startswith(prefix) and not name.startswith(prefix + "pooler."))
     if holes:
+        part = "language model" if untied else "backbone"
         raise ModelError(
-            f"{id}: the checkpoint lacks {len(holes)} of the backbone's tensors, such as {holes[0]}",
+            f"{id}: the checkpoint lacks {len(holes)} of the {part}'s tensors, such as {holes[0]}",
             "config.json and the weights do not belong together, or a file is incomplete",
         )

@@ -26,10 +26,20 @@ _ALIGNMENT = 64
 _TYPES = {str(dtype): dtype for dtype in (torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.uint8)}
 
 
-def weights_key(files: ModelFiles, dtype: torch.dtype, quantization: Quantization = "none") -> str:
-    """Names the weights of a folder as they are held; another one as soon as a file of the folder was touched."""
+def weights_key(
+    files: ModelFiles, dtype: torch.dtype, quantization: Quantization = "none", *, language_head: bool = False
+) -> str:
+    """Names the weights of a folder as they are held; another one as soon as a file of the folder was touched.
+
+    Args:
+        files: the folder.
+        dtype: in which they are held.
+        quantization: of the linear layers.
+        language_head: whether a language-modelling head that is not tied is among them.
+    """
     facts: list[Any] = [_FORMAT, transformers.__version__, str(dtype)]
     facts += [quantization] if quantization != "none" else []
+    facts += ["language head"] if language_head else []
     for path in sorted([*files.folder.glob("*.safetensors"), *files.folder.glob("*.json")]):
         real = path.resolve()
         status = real.stat()

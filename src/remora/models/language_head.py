@@ -1,0 +1,135 @@
+"""The language-modelling head of a decoder, frozen, on the few rows whose next token is asked for.
+
+Its weights are the base's: those of the token embedding where the two are tied (no copy is made), else a tensor of the
+checkpoint, which belongs to the base as a pretrained pooler does. Nothing of it is trained but in full fine-tuning,
+where tied stays tied. Of each row only the logarithms of the probabilities of a few tokens leave it: logits over the
+whole vocabulary would take more memory than everything else.
+"""
+
+# N rows, D features, V tokens of the vocabulary, U tokens that are asked for
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from remora.errors import ModelError
+from remora.models.base import LM_HEAD, Base
+from remora.models.head_steps import HeadKind, Step
+from remora.models.heads import Dropout, HeadTemplate
+
+_ROWS = 256
+"""Rows at a time where no gradient is kept, so that logits over the vocabulary take little room."""
+
+
+def is_tied(base: Base) -> bool:
+    """Whether the language-modelling head has the weights of the token embedding."""
+    return bool(base.config.tie_word_embeddings)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class LanguageHead(HeadTemplate):
+    """log softmax(W x) of a few tokens, with Gemma 2's soft cap on the logits where the configuration has one.
+
+    It computes in the base's type, as transformers does, and takes the softmax in float32 at least.
+
+    Args:
+        base: a decoder, loaded with its language-modelling head.
+        num_outputs: U.
+        kind: always ``lm``.
+        tokens: ids of the U tokens, the outputs in order.
+
+    Raises:
+        ModelError: the base sees in both directions, or was loaded without the head.
+    """
+
+    kind: HeadKind = "lm"
+    tokens: tuple[int, ...] = field(kw_only=True)
+
+    def __post_init__(self) -> None:
+        if not self.base.arch.causal:
+            raise ModelError(
+                f"{self.base.name} ({self.base.arch.model_type}) is no causal language model, so it cannot be prompted",
+                "choose a decoder such as smollm2, or data.task=classification",
+            )
+        if not is_tied(self.base) and self.weight_name not in self.base.pooler:
+            raise ModelError(f"{self.base.name} was loaded without its language-modelling head")
+
+    @cached_property
+    def steps(self) -> tuple[Step, ...]:
+        """None: nothing is trained."""
+        return ()
+
+    @property
+    def weight_name(self) -> str:
+        """The name of W in transformers' class."""
+        arch = self.base.arch
+        return f"{arch.hf_prefix}{arch.embedding}.weight" if is_tied(self.base) else LM_HEAD
+
+    @cached_property
+    def pooler(self) -> dict[str, Tensor]:
+        """W where it is a tensor of its own."""
+        return {} if is_tied(self.base) else {self.weight_name: self.base.pooler[self.weight_name]}
+
+    @property
+    def frozen_names(self) -> tuple[str, ...]:
+        """The name of W, whether tied or not."""
+        return (self.weight_name,)
+
+    def forward(
+        self,
+        params: Mapping[str, Tensor],
+        rows_ND: Tensor,
+        *,
+        dropout: Dropout | None = None,
+        pooler_params: Mapping[str, Tensor] | None = None,
+    ) -> Tensor:
+        """Logarithms of the probabilities of the tokens asked for, as what follows each row.
+
+        Args:
+            params: empty.
+            rows_ND: last hidden states, any float type.
+            dropout: there is none in this head.
+            pooler_params: W of full fine-tuning, by name.
+
+        Returns:
+            (N, U), float32 at least.
+        """
+        weight_VD = (pooler_params or {}).get(self.weight_name)
+        if weight_VD is None:
+            weight_VD = self._own_weight()
+        weight_VD = weight_VD.to(device=rows_ND.device, dtype=self.base.dtype)
+        rows_ND = rows_ND.to(self.base.dtype)
+        asked_U = torch.tensor(self.tokens, device=rows_ND.device)
+        parts = [rows_ND] if torch.is_grad_enabled() else rows_ND.split(_ROWS)
+        return torch.cat([self._log_probs(part, weight_VD, asked_U) for part in parts])
+
+    def _own_weight(self) -> Tensor:
+        if is_tied(self.base):
+            return self.base.model.get_submodule(self.base.arch.embedding).get_parameter("weight")
+        return self.base.pooler[self.weight_name]
+
+    def _log_probs(self, rows_ND: Tensor, weight_VD: Tensor, asked_U: Tensor) -> Tensor:
+        logits_NV = F.linear(rows_ND, weight_VD)
+        if logits_NV.dtype in (torch.bfloat16, torch.float16):
+            logits_NV = logits_NV.float()
+        cap = self.base.config.to_dict().get("final_logit_softcapping")
+        if cap is not None:
+            logits_NV = torch.tanh(logits_NV / cap) * cap
+        return logits_NV.index_select(1, asked_U) - logits_NV.logsumexp(1, keepdim=True)
+
+
+def head_for(base: Base, num_outputs: int, kind: HeadKind = "sequence", tokens: tuple[int, ...] = ()) -> HeadTemplate:
+    """The head of a base for a kind of task.
+
+    Args:
+        base: the base model.
+        num_outputs: how many outputs it has.
+        kind: of the head.
+        tokens: ids whose probabilities are asked for, of a language-modelling head.
+    """
+    if kind == "lm":
+        return LanguageHead(base=base, num_outputs=num_outputs, tokens=tokens)
+    return HeadTemplate(base=base, num_outputs=num_outputs, kind=kind)
