@@ -14,11 +14,13 @@ from remora.adapters.peft_import import import_adapter
 from remora.adapters.record import PEFT_CONFIG, RECORD_FILE, AdapterRecord, read_record
 from remora.data.clusters import Span, spans_of
 from remora.data.dataset import Dataset
-from remora.data.kinds import FORMS, LETTERS, Form
+from remora.data.kinds import CLASSES, FORMS, LETTERS, Form
+from remora.data.prompts import PromptEncoder
 from remora.data.tokenize import TextEncoder
 from remora.engine.driver import Driver
 from remora.engine.examples import tokenized
 from remora.engine.inference import infer
+from remora.engine.prompted import prompted
 from remora.engine.trial import Examples
 from remora.errors import AdapterError, ConfigError, DataError
 from remora.models.base import Base
@@ -110,8 +112,13 @@ class Predictor:
         """Logits of the texts of examples, as a split holds them."""
         if not rows:
             return np.empty((0, self.record.num_outputs), np.float32)
-        room = self.loaded.adapter.method.num_virtual_tokens
-        encoded = TextEncoder(self.base.tokenizer).encode_texts(rows, self.record.max_length, room, self.form)
+        room, length = self.loaded.adapter.method.num_virtual_tokens, self.record.max_length
+        if self.record.prompt is not None:
+            prompts = PromptEncoder(self.base.tokenizer, self.record.prompt)
+            told = prompts.content_free(length, room) if self.record.prompt.calibration == "content-free" else None
+            encoded, targets = prompts.encode_texts(rows, length, room), np.zeros(len(rows), np.int64)
+            return self.logits_of(prompted(encoded, prompts, targets, training=False, reference=told))
+        encoded = TextEncoder(self.base.tokenizer).encode_texts(rows, length, room, self.form)
         return self.logits_of(tokenized(encoded, np.zeros(len(rows))))
 
     def logits_of(self, examples: Examples) -> np.ndarray:
@@ -144,7 +151,7 @@ class Predictor:
             DataError: another task, or classes the adapter does not know.
         """
         record = self.record
-        if dataset.task != record.task:
+        if dataset.task != record.task and not {dataset.task, record.task} <= {*CLASSES}:
             raise DataError(f"{dataset.name} is for {dataset.task}, the adapter for {record.task}")
         rows = dataset.splits[split]
         labels = {str(label) for label in rows.labels}
@@ -246,10 +253,11 @@ def load_adapter(folder: str | Path, model: str | Base | None = None, *, labels:
     if labels:
         raise ConfigError(f"{folder} has labels of its own: {', '.join(record.label_names)}", "leave the labels out")
     find: Callable[..., Base] = load_base
+    prompts = record.prompt is not None
     if isinstance(model, Base):
         base = model
     elif model is None and record.storage == "checkpoint":
-        base = find(str(folder), dtype=getattr(torch, record.base.dtype))
+        base = find(str(folder), dtype=getattr(torch, record.base.dtype), language_head=prompts)
     else:
         revision = record.base.revision if model is None else None
         base = find(
@@ -257,6 +265,7 @@ def load_adapter(folder: str | Path, model: str | Base | None = None, *, labels:
             revision=revision,
             dtype=getattr(torch, record.base.dtype),
             quantization=record.base.quantization,
+            language_head=prompts,
         )
     return Predictor(base, load_onto(folder, record, base))
 

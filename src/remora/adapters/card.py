@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from remora.adapters.classes import auto_class, class_kind
 from remora.adapters.record import PEFT_TENSORS, AdapterRecord
+from remora.data.prompts import Prompt, PromptEncoder
 from remora.models.base import Base
 from remora.models.files import ALIASES
 from remora.models.head_steps import HeadKind
@@ -15,6 +16,7 @@ _PIPELINES: dict[HeadKind, str] = {
     "choice": "multiple-choice",
     "token": "token-classification",
     "coreference": "token-classification",
+    "lm": "text-generation",
 }
 
 
@@ -64,11 +66,14 @@ def peft_lines(record: AdapterRecord, base: Base) -> str:
     loader = auto_class(base.arch, record.head)
     imports = ["from peft import PeftModel", f"from transformers import {loader}, AutoTokenizer"]
     more = ""
+    if record.head == "lm":
+        imports = ["import torch", *imports]
     if record.base.quantization == "nf4":
-        imports = ["import torch", imports[0], f"{imports[1]}, BitsAndBytesConfig"]
+        imports = ["import torch", *imports[-2:-1], f"{imports[-1]}, BitsAndBytesConfig"]
         lines = [*lines, *_quantised_lines(record, base)]
         more = ", quantization_config=quantised"
-    loading = f"{loader}.from_pretrained(base, num_labels={record.num_outputs}{more})"
+    outputs = "" if record.head == "lm" else f", num_labels={record.num_outputs}"
+    loading = f"{loader}.from_pretrained(base{outputs}{more})"
     head = [f"model = {loading}"]
     if base.arch.causal:
         head.append("model.config.pad_token_id = tokenizer.pad_token_id")
@@ -77,9 +82,11 @@ def peft_lines(record: AdapterRecord, base: Base) -> str:
 
 def _quantised_lines(record: AdapterRecord, base: Base) -> list[str]:
     """How transformers quantises the same layers in the same way; it needs bitsandbytes."""
-    head = HeadTemplate(base=base, num_outputs=1, kind=record.head)
-    skipped = sorted({name.partition(".")[0] for name in head.shapes})
-    skipped += sorted({name.rpartition(".")[0] for name in head.pooler})
+    skipped = ["lm_head"]
+    if record.head != "lm":
+        head = HeadTemplate(base=base, num_outputs=1, kind=record.head)
+        skipped = sorted({name.partition(".")[0] for name in head.shapes})
+        skipped += sorted({name.rpartition(".")[0] for name in head.pooler})
     return [
         "",
         "quantised = BitsAndBytesConfig(",
@@ -104,6 +111,8 @@ def _ask(record: AdapterRecord, base: Base) -> list[str]:
         return _ask_choices(record, base)
     if record.head == "token":
         return _ask_words(record)
+    if record.prompt is not None:
+        return _ask_prompts(record.prompt, base)
     texts = '["first text"], ["second text"]' if record.num_texts == 2 else '["your text"]'
     call = f"tokenizer({texts}, padding=True, truncation=True, max_length={record.max_length}, return_tensors="
     lines = [f'inputs = {call}"pt")', "logits = model(**inputs).logits"]
@@ -114,6 +123,27 @@ def _ask(record: AdapterRecord, base: Base) -> list[str]:
     else:
         lines.append("print(logits[:, 0].tolist())")
     return lines
+
+
+def _ask_prompts(prompt: Prompt, base: Base) -> list[str]:
+    """Scores of classes: the mean log-likelihood of their tokens behind the prompt."""
+    encoder = PromptEncoder(base.tokenizer, prompt)
+    example = [f"your text {number + 1}" for number in range(prompt.num_texts)]
+    ids = encoder.encode_texts([example], 10**9).ids[0].tolist()
+    answers = {name: list(answer) for name, answer in encoder.answers.items()}
+    shown, _ = prompt.text(example)
+    special = "" if not prompt.whole else ", add_special_tokens=False"
+    own = base.tokenizer(shown, add_special_tokens=not prompt.whole)["input_ids"]
+    cut = len(own) - len(ids)
+    return [
+        f"prompt = {json.dumps(shown, ensure_ascii=False)}",
+        f"answers = {json.dumps(answers, ensure_ascii=False)}  # their tokens",
+        f"before = tokenizer(prompt{special})" + '["input_ids"]' + (f"[:-{cut}]" if cut else ""),
+        "for label, tokens in answers.items():",
+        "    logits = model(torch.tensor([before + tokens])).logits[0, -len(tokens) - 1 : -1]",
+        "    scores = logits.log_softmax(-1)[range(len(tokens)), tokens]",
+        "    print(label, float(scores.mean()))",
+    ]
 
 
 def _ask_words(record: AdapterRecord) -> list[str]:
@@ -171,6 +201,7 @@ def _transformers_lines(record: AdapterRecord, base: Base) -> str:
     loader = auto_class(base.arch, record.head)
     return "\n".join(
         [
+            *(["import torch"] if record.head == "lm" else []),
             f"from transformers import {loader}, AutoTokenizer",
             "",
             f'model = {loader}.from_pretrained("path/to/this/folder").eval()',
@@ -211,9 +242,21 @@ def _facts(record: AdapterRecord) -> str:
         "hyperparameters": json.dumps(record.hyperparameters, sort_keys=True),
         "seed": record.seed,
         "steps": record.steps,
+        **_asked(record),
         "Remora": record.remora,
     }
     return "\n".join(f"* {name}: {value}" for name, value in facts.items()) + "\n"
+
+
+def _asked(record: AdapterRecord) -> dict[str, str]:
+    """How a language model was asked."""
+    if record.prompt is None:
+        return {}
+    words = json.dumps(record.prompt.labels, ensure_ascii=False)
+    return {
+        "prompt": f"template {json.dumps(record.prompt.template, ensure_ascii=False)}, {record.prompt.shots} shots",
+        "words for the classes": f"{words}, calibration {record.prompt.calibration}",
+    }
 
 
 def _held(record: AdapterRecord) -> str:

@@ -22,15 +22,16 @@ def write_checkpoint(
         folder: exists.
         base: the model's base, for configuration and tokenizer.
         tensors: every parameter by its name in transformers' class.
-        label_names: classes; empty where there are none.
+        label_names: classes; empty where there are none. A language model has no place for them.
         kind: of the head.
 
     Returns:
         SHA-256 of the weights file.
     """
     config = copy.deepcopy(base.config)
-    config.num_labels = len(label_names) or 1
-    if label_names:
+    if kind != "lm":
+        config.num_labels = len(label_names) or 1
+    if label_names and kind != "lm":
         config.id2label = dict(enumerate(label_names))
         config.label2id = {name: index for index, name in enumerate(label_names)}
     if kind == "sequence":

@@ -13,18 +13,21 @@ _CLASSES: dict[HeadKind, Mapping[Any, Any]] = {
     "choice": auto.MODEL_FOR_MULTIPLE_CHOICE_MAPPING_NAMES,
     "token": auto.MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES,
     "coreference": auto.MODEL_MAPPING_NAMES,
+    "lm": auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
 }
 _AUTO: dict[HeadKind, str] = {
     "sequence": "AutoModelForSequenceClassification",
     "choice": "AutoModelForMultipleChoice",
     "token": "AutoModelForTokenClassification",
     "coreference": "AutoModel",
+    "lm": "AutoModelForCausalLM",
 }
 _PEFT_TASKS: dict[HeadKind, str | None] = {
     "sequence": "SEQ_CLS",
     "choice": None,
     "token": "TOKEN_CLS",
     "coreference": None,
+    "lm": "CAUSAL_LM",
 }
 
 

@@ -27,6 +27,7 @@ from remora.adapters.record import (
 )
 from remora.data.clusters import MentionRules
 from remora.data.kinds import TaskName
+from remora.data.prompts import Prompt, PromptEncoder
 from remora.engine.trial import TrialOutcome
 from remora.errors import AdapterError
 from remora.methods.base import AdapterTensors, Method, init_adapter, weights_at
@@ -34,6 +35,7 @@ from remora.methods.registry import get_method
 from remora.models.base import Base
 from remora.models.head_steps import HeadKind
 from remora.models.heads import HeadTemplate
+from remora.models.language_head import head_for
 from remora.tasks.base import make_task
 
 READS_VIRTUAL = (
@@ -46,7 +48,7 @@ _MORE_ROWS = "peft's model gives logits for the virtual tokens too; those of the
 
 def virtual_note(kind: HeadKind) -> str:
     """What one must know of prompts in peft."""
-    return _MORE_ROWS if kind == "token" else READS_VIRTUAL
+    return _MORE_ROWS if kind in ("token", "lm") else READS_VIRTUAL
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +66,7 @@ class AdapterInfo:
         max_length: tokens per example.
         hyperparameters: of the trial; `seed`, `stream` and `trial` (its id).
         mentions: of coreference, what mentions are like in the data.
+        prompt: of prompt classification.
     """
 
     label: str
@@ -81,6 +84,7 @@ class AdapterInfo:
     stream: str = ""
     trial: str = ""
     mentions: MentionRules | None = None
+    prompt: Prompt | None = None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -118,7 +122,7 @@ def save_adapter(folder: Path, base: Base, outcome: TrialOutcome, info: AdapterI
     adapter = filled_adapter(method, base, {**outcome.frozen, **outcome.adapter}, outcome.spec.stream_seed("init"))
     task = make_task(info.task, label_names=info.label_names, mentions=info.mentions)
     kind = task.head
-    head = HeadTemplate(base=base, num_outputs=task.num_outputs, kind=kind)
+    head = head_of(base, task.num_outputs, kind, info.prompt)
     form = peft_form(adapter, head, outcome.head)
     storage: Storage = "peft" if form is not None and form.exact else "remora" if method.shares_base else "checkpoint"
     files: dict[str, str] = {}
@@ -163,7 +167,7 @@ def load_onto(folder: Path, record: AdapterRecord, base: Base) -> LoadedAdapter:
             f" recorded is {record.base.sha256[:12]}... ({record.base.name}, {record.base.dtype})",
             f"give the model it was trained on: {record.base.name}",
         )
-    head = HeadTemplate(base=base, num_outputs=record.num_outputs, kind=record.head)
+    head = head_of(base, record.num_outputs, record.head, record.prompt)
     method = get_method(record.method, record.settings)
     name = TENSOR_FILE[record.storage]
     if name not in record.files:
@@ -183,6 +187,14 @@ def load_onto(folder: Path, record: AdapterRecord, base: Base) -> LoadedAdapter:
     head_params = {key: values.pop(f"head.{key}").clone() for key in head.shapes}
     adapter = filled_adapter(method, base, {**_all_tensors(fresh), **values}, 0)
     return LoadedAdapter(record=record, adapter=adapter, head=head, head_params=head_params, base_params={})
+
+
+def head_of(base: Base, num_outputs: int, kind: HeadKind, prompt: Prompt | None) -> HeadTemplate:
+    """The head of an adapter; that of a language model looks at the tokens of the prompt's answers."""
+    if prompt is None:
+        return head_for(base, num_outputs, kind)
+    tokens = PromptEncoder(base.tokenizer, prompt).tokens
+    return head_for(base, len(tokens), kind, tokens)
 
 
 def filled_adapter(method: Method, base: Base, values: Mapping[str, Tensor], seed: int) -> AdapterTensors:
@@ -278,6 +290,7 @@ def _record(
             "stream": info.stream,
             "trial": info.trial,
             "steps": outcome.step,
+            "prompt": info.prompt,
             "storage": storage,
             "files": files,
             "mentions": info.mentions,

@@ -107,7 +107,7 @@ def not_for_vllm(adapter: AdapterTensors, head: HeadTemplate) -> list[str]:
     fused = next((site.hf_name for site in adapter.sites if site.is_part or site.name in whole), None)
     if fused is not None:
         reasons.append(f"{fused} is a fused projection, which vLLM cuts up or joins by rules of its own")
-    if head.kind != "sequence":
+    if head.kind not in ("sequence", "lm"):
         reasons.append("its head is none of a whole text, which is all that vLLM classifies")
     others = [module for module in head.modules_to_save if module not in VLLM_HEADS]
     if others:

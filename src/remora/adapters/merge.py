@@ -58,7 +58,8 @@ def merged_tensors(base: Base, loaded: LoadedAdapter) -> dict[str, Tensor]:
                     view[site.rows()] = value
                 tensors[key] = whole
     whole = {name: value.to(wide) for name, value in loaded.base_params.items()}
-    return {**tensors, **loaded.head.pooler, **whole, **loaded.head_params}
+    pooler = {name: value.to(wide) for name, value in loaded.head.pooler.items()}
+    return {**tensors, **pooler, **whole, **loaded.head_params}
 
 
 def unmergeable(loaded: LoadedAdapter) -> str | None:

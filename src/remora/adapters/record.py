@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from remora.data.clusters import MentionRules
 from remora.data.kinds import TaskName
+from remora.data.prompts import Prompt
 from remora.errors import AdapterError
 from remora.models.base import Base
 from remora.models.head_steps import HeadKind
@@ -81,6 +82,7 @@ class AdapterRecord(_Strict):
         metric: headline; `metrics` by split.
         hyperparameters: of the trial, `seed`, `stream` and `trial` (its id).
         steps: optimizer steps taken.
+        prompt: how texts are put to a language model, and what its answers mean; of prompt classification.
         storage: which file holds the exact tensors.
         files: SHA-256 of every tensor file.
         mentions: of coreference, what mentions are like in the data.
@@ -107,6 +109,7 @@ class AdapterRecord(_Strict):
     stream: str
     trial: str
     steps: int
+    prompt: Prompt | None = None
     storage: Storage
     files: dict[str, str]
     mentions: MentionRules | None = None

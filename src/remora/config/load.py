@@ -11,6 +11,7 @@ from typing import Any, Union, cast, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 
 from remora.config.schema import MethodEntry, StudyConfig
+from remora.config.templates import READY_MADE, column_problems
 from remora.config.tree import SHORTHAND, Tree, apply_overrides, parse_tree
 from remora.config.yaml12 import Path as KeyPath
 from remora.config.yaml12 import to_yaml
@@ -87,6 +88,8 @@ def build_study(
         study = StudyConfig.model_validate(values)
     except ValidationError as error:
         problems += [_problem(detail) for detail in error.errors()]
+    if study is not None:
+        problems += _prompt_problems(study)
     if known_methods is not None:
         problems += _unknown_methods(values.get("methods"), tuple(known_methods))
     if study is None or problems:
@@ -112,6 +115,17 @@ def _unknown_methods(entries: object, known: tuple[str, ...]) -> list[Problem]:
     return problems
 
 
+def _prompt_problems(study: StudyConfig) -> list[Problem]:
+    """Settings of prompts without prompts, and fields of a template that are none of the columns named."""
+    prompt, columns = study.prompt, study.data.text
+    if not study.prompts:
+        given = prompt != type(prompt)()
+        return [(("prompt",), "has a meaning with data.task=prompt-classification only")] if given else []
+    if prompt.template in READY_MADE or columns is None:
+        return []
+    return [(("prompt", "template"), problem) for problem in column_problems(prompt.template, columns)]
+
+
 def near_match(name: str, known: Iterable[str]) -> str:
     """``; did you mean 'x'?``, or nothing when no known name is near."""
     near = get_close_matches(name, list(known), n=1)
@@ -130,6 +144,8 @@ def fingerprint(study: StudyConfig) -> str:
     if study.data.tag_scheme == "bio":
         del settings["data"]["tag_scheme"]
     del settings["engine"]["lease_seconds"]  # how long to wait for others is no part of a study
+    if not study.prompts:
+        del settings["prompt"]
     canonical = json.dumps(settings, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()
 
@@ -140,6 +156,8 @@ def dump_yaml(study: StudyConfig) -> str:
     values["methods"] = [
         {key: value for key, value in entry.items() if value is not None and value != {}} for entry in values["methods"]
     ]
+    if not study.prompts:
+        del values["prompt"]
     return to_yaml(values)
 
 
@@ -226,7 +244,7 @@ def _near_setting(path: KeyPath) -> str:
         return near
     elsewhere = {
         field: f"{section}.{field}"
-        for section in ("protocol", "data", "model", "engine")
+        for section in ("protocol", "data", "model", "engine", "prompt")
         for field in _fields_at((section,))
     }
     found = get_close_matches(name, elsewhere, n=1)

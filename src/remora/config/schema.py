@@ -5,8 +5,18 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
+from remora.config.templates import template_problem
+
 StudyKind = Literal["compare", "train", "sweep"]
-TaskKind = Literal["auto", "classification", "regression", "multiple-choice", "token-classification", "coreference"]
+TaskKind = Literal[
+    "auto",
+    "classification",
+    "regression",
+    "multiple-choice",
+    "token-classification",
+    "coreference",
+    "prompt-classification",
+]
 
 
 def _as_names(value: object) -> object:
@@ -61,6 +71,29 @@ class DataConfig(Settings):
     test: str | None = None
     on_bad_rows: Literal["error", "drop"] = "error"
     split_seed: int = 0
+
+
+class PromptConfig(Settings):
+    """How examples are put to a causal language model; for data.task=prompt-classification."""
+
+    template: Annotated[str, Field(min_length=1)] = "alpaca"
+    """alpaca, plain, chat (the one of the tokenizer), or text with the names of the text columns in braces."""
+    instruction: str | None = None
+    """What is asked for; None means words made from the classes, where the template has a place for them."""
+    labels: Mapping[str, str] = Field(default_factory=dict[str, str])
+    """The words shown for a class; by default its name."""
+    shots: Annotated[int, Field(ge=0)] = 0
+    """Solved examples in every prompt; they are taken from train, the same for all prompts."""
+    calibration: Literal["none", "content-free"] = "none"
+    """Whether answers are corrected by those to inputs that say nothing."""
+
+    @field_validator("template")
+    @classmethod
+    def _has_its_field(cls, template: str) -> str:
+        problem = template_problem(template)
+        if problem:
+            raise ValueError(problem)
+        return template
 
 
 ROW_SETTINGS = ("lr", "stream")
@@ -149,6 +182,12 @@ class StudyConfig(Settings):
     methods: Annotated[tuple[MethodEntry, ...], BeforeValidator(lambda v: tuple(v) if isinstance(v, list) else v)] = ()
     protocol: ProtocolConfig = ProtocolConfig()
     engine: EngineConfig = EngineConfig()
+    prompt: PromptConfig = PromptConfig()
+
+    @property
+    def prompts(self) -> bool:
+        """Whether a language model is asked, so that `prompt` has a meaning."""
+        return self.data.task == "prompt-classification"
 
     @field_validator("methods")
     @classmethod

@@ -3,17 +3,17 @@
 import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from remora.config.schema import DataConfig, TaskKind
 from remora.data.cards import Card, load_card, require_available
-from remora.data.check import Checked, Note, check_split, count_notes, repeat_notes, settle_bad_rows
+from remora.data.check import Checked, Note, Rows, check_split, count_notes, repeat_notes, settle_bad_rows
 from remora.data.clusters import MentionRules
 from remora.data.columns import Columns, choice_columns, document_columns, find_columns, word_columns
 from remora.data.gap import marked
 from remora.data.hub import read_hub
-from remora.data.kinds import FORMS, TaskName
+from remora.data.kinds import CLASSES, FORMS, TaskName
 from remora.data.labels import Labels, decide_labels
 from remora.data.metric_names import choose_metrics
 from remora.data.partition import Part, partition
@@ -68,6 +68,7 @@ class Dataset:
         card: the name of the card that applied, or None.
         hash: SHA-256 over the splits' hashes, the task and the classes.
         mentions: of coreference, what train shows of mentions.
+        label_places: where each class occurs first, such as ``train.csv:17``.
     """
 
     name: str
@@ -83,6 +84,7 @@ class Dataset:
     card: str | None
     hash: str
     mentions: MentionRules | None = None
+    label_places: Mapping[str, str] = field(default_factory=dict[str, str])
 
     @property
     def train(self) -> Split:
@@ -176,7 +178,8 @@ def assemble(name: str, tables: Mapping[str, Sequence[Table]], config: DataConfi
         if not len(rows):
             raise DataError(f"{split} ({tables[split][0].source}): no usable rows")
     labels = decide_labels(checked.rows, wanted, config.on_bad_rows, config.tag_scheme)
-    if card and (labels.task != require_available(card) or (card.labels and set(card.labels) != set(labels.names))):
+    kind = "classification" if labels.task in CLASSES else labels.task
+    if card and (kind != require_available(card) or (card.labels and set(card.labels) != set(labels.names))):
         message = f"the card {card.name!r} has another task or other classes and is not used"
         notes.append(Note(kind="card", message=message, count=1))
         card = None
@@ -186,7 +189,29 @@ def assemble(name: str, tables: Mapping[str, Sequence[Table]], config: DataConfi
         checked.rows, labels, config, {split: _without_folder(group[0].source) for split, group in tables.items()}
     )
     notes += part_notes
-    return _finish(name, columns, labels, parts, config, card, notes)
+    dataset = _finish(name, columns, labels, parts, config, card, notes)
+    return replace(dataset, label_places=_first_places(checked.rows) if labels.names else {})
+
+
+def subset(split: Split, rows: Sequence[int], source: str) -> Split:
+    """Some rows of a split.
+
+    Args:
+        split: it is not changed.
+        rows: their numbers, in order.
+        source: where they come from, in words.
+    """
+    texts, labels = tuple(split.texts[row] for row in rows), tuple(split.labels[row] for row in rows)
+    return Split(name=split.name, texts=texts, labels=labels, source=source, hash=_hash(texts, labels))
+
+
+def _first_places(rows: Mapping[str, Rows]) -> dict[str, str]:
+    """Where each label is written first, in train if it is there."""
+    found: dict[str, str] = {}
+    for part in sorted(rows, key=lambda split: split != "train"):
+        for label, place in zip(rows[part].labels, rows[part].places, strict=True):
+            found.setdefault(label, place)
+    return found
 
 
 def _finish(

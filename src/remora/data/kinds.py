@@ -4,7 +4,14 @@ import json
 from collections.abc import Sequence
 from typing import Literal
 
-TaskName = Literal["classification", "regression", "multiple-choice", "token-classification", "coreference"]
+TaskName = Literal[
+    "classification",
+    "regression",
+    "multiple-choice",
+    "token-classification",
+    "coreference",
+    "prompt-classification",
+]
 
 Form = Literal["text", "choices", "words", "document"]
 """What the texts of an example are: one text or a pair; a question with its choices; the words of a sentence; the
@@ -16,7 +23,11 @@ FORMS: dict[TaskName, Form] = {
     "multiple-choice": "choices",
     "token-classification": "words",
     "coreference": "document",
+    "prompt-classification": "text",
 }
+
+CLASSES = ("classification", "prompt-classification")
+"""Kinds of task with one class per example."""
 
 
 def cells(texts: Sequence[str], form: Form) -> Sequence[str | Sequence[str] | Sequence[Sequence[str]]]:

@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean, pstdev
 
 from remora.data.check import Note, Rows, as_number, settle_bad_rows
@@ -60,6 +60,8 @@ def decide_labels(rows: dict[str, Rows], wanted: str, on_bad_rows: str, tag_sche
         notes = settle_tags(rows, tag_scheme, on_bad_rows)
         names = sorted({tag for part in rows.values() for label in part.labels for tag in label.split(" ")})
         return Labels(task="token-classification", names=tuple(names), notes=notes)
+    if wanted == "prompt-classification":
+        return replace(_classes(rows), task="prompt-classification")
     if wanted == "regression" or (wanted == "auto" and _looks_like_numbers(rows["train"].labels)):
         return _numbers(rows, on_bad_rows, decided=wanted == "auto")
     return _classes(rows)

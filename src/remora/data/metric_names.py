@@ -21,6 +21,7 @@ _USUAL: dict[str, tuple[str, ...]] = {
     "multiple-choice": MULTIPLE_CHOICE,
     "token-classification": TOKEN_CLASSIFICATION,
     "coreference": COREFERENCE,
+    "prompt-classification": CLASSIFICATION,
 }
 
 

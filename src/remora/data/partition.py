@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from remora.config.schema import DataConfig
 from remora.data.check import Note, Rows, Texts, text_key
+from remora.data.kinds import CLASSES
 from remora.data.labels import Labels
 from remora.data.split import cut, number_strata, split_seed, subsample
 from remora.errors import DataError
@@ -83,7 +84,7 @@ def partition(
             labels=tuple(_value(part.labels[row], labels) for row in indices),
             source=source,
         )
-    if labels.task == "classification" and len(set(parts["train"].labels)) < 2:
+    if labels.task in CLASSES and len(set(parts["train"].labels)) < 2:
         raise DataError(
             f"train: {len(parts['train'].labels)} rows are left and all have one label", "raise data.train_limit"
         )
@@ -110,7 +111,7 @@ def _cut(train: Rows, rest: Sequence[int], count: int, labels: Labels, seed: int
 
 def _strata(values: Sequence[str], labels: Labels) -> Sequence[str | int]:
     """What is kept in proportion: classes, or bins of numbers; the places of right answers mean nothing."""
-    if labels.task == "classification":
+    if labels.task in CLASSES:
         return values
     return number_strata([float(value) for value in values]) if labels.task == "regression" else [0] * len(values)
 

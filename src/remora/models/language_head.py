@@ -24,6 +24,19 @@ _ROWS = 256
 """Rows at a time where no gradient is kept, so that logits over the vocabulary take little room."""
 
 
+def require_causal(base: Base) -> None:
+    """Refuse a base that sees in both directions.
+
+    Raises:
+        ModelError: it does.
+    """
+    if not base.arch.causal:
+        raise ModelError(
+            f"{base.name} ({base.arch.model_type}) is no causal language model, so it cannot be prompted",
+            "choose a decoder such as smollm2, or data.task=classification",
+        )
+
+
 def is_tied(base: Base) -> bool:
     """Whether the language-modelling head has the weights of the token embedding."""
     return bool(base.config.tie_word_embeddings)
@@ -49,11 +62,7 @@ class LanguageHead(HeadTemplate):
     tokens: tuple[int, ...] = field(kw_only=True)
 
     def __post_init__(self) -> None:
-        if not self.base.arch.causal:
-            raise ModelError(
-                f"{self.base.name} ({self.base.arch.model_type}) is no causal language model, so it cannot be prompted",
-                "choose a decoder such as smollm2, or data.task=classification",
-            )
+        require_causal(self.base)
         if not is_tied(self.base) and self.weight_name not in self.base.pooler:
             raise ModelError(f"{self.base.name} was loaded without its language-modelling head")
 

@@ -17,7 +17,14 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 Purpose = Literal["tuning", "final", "baseline"]
 Status = Literal["done", "diverged", "failed", "stopped"]
-TaskKind = Literal["classification", "regression", "multiple-choice", "token-classification", "coreference"]
+TaskKind = Literal[
+    "classification",
+    "regression",
+    "multiple-choice",
+    "token-classification",
+    "coreference",
+    "prompt-classification",
+]
 Setting = JsonValue
 
 

@@ -124,7 +124,8 @@ def _floor(rows: Sequence[Row], best: Row, data: DataInfo) -> list[str]:
             parts.append(f"always answering {CONSTANT_ANSWERS[data.task]} scores {points(row.mean, data.metric)}")
         elif row.method == "untrained":
             verb = "" if parts else " scores"
-            parts.append(f"the untrained model{verb} {points(row.mean, data.metric)}")
+            who = f"{row.label} prompting" if data.task == "prompt-classification" else "the untrained model"
+            parts.append(f"{who}{verb} {points(row.mean, data.metric)}")
     return [f"For comparison, {' and '.join(parts)}."] if parts else []
 
 

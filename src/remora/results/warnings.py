@@ -71,7 +71,7 @@ def _small_test(data: DataInfo) -> list[Warning]:
     rows = data.splits["test"].rows if "test" in data.splits else 0
     if rows >= TINY_TEST:
         return []
-    counted = rows and data.task in ("classification", "multiple-choice")
+    counted = rows and data.task in ("classification", "multiple-choice", "prompt-classification")
     weight = f"; one of them is {points(1 / rows)} points of accuracy" if counted else ""
     return [Warning(kind="tiny_test", message=f"the test set has only {plural(rows, 'row')}{weight}")]
 

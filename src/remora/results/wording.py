@@ -28,6 +28,7 @@ CONSTANT_ANSWERS = {
     "multiple-choice": "the choice in the most frequent place",
     "token-classification": "the most frequent tag",
     "coreference": "that there is no mention",
+    "prompt-classification": "the most frequent label",
 }
 """What the baseline always answers that only knows how often each target occurs in train, by kind of task."""
 ASKED = {
@@ -36,6 +37,7 @@ ASKED = {
     "multiple-choice": "--text 'your question' --pair 'one choice' --pair 'another choice'",
     "token-classification": "--text 'Words with blanks between them'",
     "coreference": "--text 'One sentence of a document .' --text 'The next one .'",
+    "prompt-classification": "--text 'your text'",
 }
 """How an adapter is asked on the command line, by kind of task."""
 NONE = "–"

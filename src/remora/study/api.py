@@ -214,7 +214,8 @@ class _Run:
         write_atomic(self.run_dir / "study.yaml", dump_yaml(config).encode())
         protocol = config.protocol
         tuned = any(len(row.lrs) > 1 for row in self.rows)
-        notes = {"head": "base dropout off", MAJORITY: "no training", UNTRAINED: "random head, no training"}
+        untrained = "no training" if context.prompts is not None else "random head, no training"
+        notes = {"head": "base dropout off", MAJORITY: "no training", UNTRAINED: untrained}
         study = Study(
             name=config.name,
             kind=config.kind,

@@ -6,13 +6,17 @@ import torch
 
 from remora.config.schema import StudyConfig
 from remora.data.dataset import Dataset, load_dataset
+from remora.data.prompts import PromptEncoder
 from remora.data.tokenize import Encoded, LengthStatistics, TextEncoder, length_statistics
 from remora.engine.examples import tokenized
+from remora.engine.prompted import prompted
 from remora.engine.trial import Examples, TrialData
 from remora.methods.base import Method
 from remora.models.base import Base, Quantization, placed
+from remora.models.language_head import require_causal
 from remora.models.load import load_base
 from remora.study.machine import choose_dtype, dtype_name, settled_device
+from remora.study.prompting import study_prompts
 from remora.tasks.base import Task, task_for
 
 _DEFAULT_LENGTH = 256
@@ -30,6 +34,7 @@ class StudyContext:
         task: its loss and metrics.
         base: the frozen base model, in main memory, held as the configuration says.
         max_length: tokens per example, special and virtual ones included.
+        encoder: makes tokens of texts, or prompts.
     """
 
     config: StudyConfig
@@ -48,6 +53,16 @@ class StudyContext:
             rows = self.dataset.splits[split]
             self._encoded[key] = self.encoder.encode_split(rows, self.max_length, room, self.task.form)
         return self._encoded[key]
+
+    @property
+    def prompts(self) -> PromptEncoder | None:
+        """What makes the prompts, where a language model is asked."""
+        return self.encoder if isinstance(self.encoder, PromptEncoder) else None
+
+    def repeats(self, split: str) -> int:
+        """How often an example of a split is read: once for every class whose words are scored apart."""
+        prompts = self.prompts
+        return 1 if prompts is None or prompts.single or split == "train" else len(prompts.answers)
 
     def lengths(self) -> LengthStatistics:
         """Token statistics over all splits."""
@@ -77,7 +92,13 @@ class StudyContext:
 
     def _load(self, quantization: Quantization) -> Base:
         model = self.config.model
-        return load_base(model.id, revision=model.revision, dtype=self.base.dtype, quantization=quantization)
+        return load_base(
+            model.id,
+            revision=model.revision,
+            dtype=self.base.dtype,
+            quantization=quantization,
+            language_head=self.config.prompts,
+        )
 
     def trial_data(self) -> TrialData:
         """The view of the data that the engine takes."""
@@ -85,17 +106,27 @@ class StudyContext:
 
         def split(name: str, room: int) -> Examples:
             if (name, room) not in examples:
-                whole = tokenized(self.encoded(name, room), self.task.targets(self.dataset.splits[name]))
-                examples[name, room] = replace(whole, targets=self.task.unread(whole.targets, whole.num_rows))
+                examples[name, room] = self._examples(name, room)
             return examples[name, room]
 
+        prompts = self.prompts
         return TrialData(
             task=self.task,
-            num_outputs=self.task.num_outputs,
+            num_outputs=self.task.num_outputs if prompts is None else len(prompts.tokens),
             split=split,
             fingerprint=self.dataset.hash,
             head=self.task.head,
+            tokens=() if prompts is None else prompts.tokens,
         )
+
+    def _examples(self, name: str, room: int) -> Examples:
+        encoded, targets = self.encoded(name, room), self.task.targets(self.dataset.splits[name])
+        prompts = self.prompts
+        if prompts is None:
+            whole = tokenized(encoded, targets)
+            return replace(whole, targets=self.task.unread(whole.targets, whole.num_rows))
+        told = prompts.content_free(self.max_length, room) if prompts.prompt.calibration == "content-free" else None
+        return prompted(encoded, prompts, targets, training=name == "train", reference=told)
 
 
 def open_context(config: StudyConfig) -> StudyContext:
@@ -110,6 +141,7 @@ def open_context(config: StudyConfig) -> StudyContext:
 
     Raises:
         DataError: the data cannot be used.
+        ConfigError: what is said about prompts does not fit data or model.
         ModelError: the model cannot be used.
         ResourceError: the device asked for is not there.
     """
@@ -121,13 +153,23 @@ def open_context(config: StudyConfig) -> StudyContext:
     if data.task == "coreference" and "batch_size" not in config.protocol.model_fields_set:
         protocol = config.protocol.model_copy(update={"batch_size": _DOCUMENTS})
         config = config.model_copy(update={"protocol": protocol})
-    base = load_base(model.id, revision=model.revision, dtype=dtype, quantization=model.quantization)
-    limit = model.max_length or _DEFAULT_LENGTH
+    base = load_base(
+        model.id,
+        revision=model.revision,
+        dtype=dtype,
+        quantization=model.quantization,
+        language_head=config.prompts,
+    )
+    max_length = min(model.max_length or _DEFAULT_LENGTH, base.max_positions)
+    encoder = TextEncoder(base.tokenizer)
+    if config.prompts:
+        require_causal(base)
+        encoder, data = study_prompts(config.prompt, data, base, max_length, config.data.split_seed)
     return StudyContext(
         config=config,
         dataset=data,
         task=task_for(data),
         base=base,
-        max_length=min(limit, base.max_positions),
-        encoder=TextEncoder(base.tokenizer),
+        max_length=max_length,
+        encoder=encoder,
     )

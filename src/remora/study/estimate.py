@@ -98,7 +98,7 @@ class _Work:
     def __init__(self, context: StudyContext, probe: Probe, counts: Mapping[str, int]) -> None:
         self._probe = probe
         self._counts = counts
-        self._mean = {name: float(context.encoded(name).lengths.mean()) for name in counts}
+        self._mean = {name: float(context.encoded(name).lengths.mean()) * context.repeats(name) for name in counts}
         self._texts = {name: float(context.encoded(name).num_texts.mean()) for name in counts}
 
     def tokens(self, split: str, row: RowProbe | None, examples: int | None = None) -> float:

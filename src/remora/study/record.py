@@ -211,4 +211,5 @@ def _adapter_info(context: StudyContext, trial: PlannedTrial, outcome: TrialOutc
         stream=trial.spec.stream,
         trial=trial.spec.id,
         mentions=dataset.mentions,
+        prompt=None if context.prompts is None else context.prompts.prompt,
     )

@@ -20,6 +20,7 @@ _MAJORITIES: dict[TaskName, str] = {
     "multiple-choice": "most frequent place",
     "token-classification": "most frequent tag",
     "coreference": "no mention",
+    "prompt-classification": "majority class",
 }
 
 DEFAULT_METHODS = (
@@ -88,11 +89,18 @@ def study_rows(config: StudyConfig, base: Base, task: TaskName = "classification
         ConfigError: an unknown method, a setting that does not fit, a target that matches nothing; all at once. Or
             full fine-tuning of a quantised base.
     """
-    entries = list(config.methods) or [MethodEntry(id=name) for name in DEFAULT_METHODS]
+    usual = [name for name in DEFAULT_METHODS if not (config.prompts and name == "head")]
+    entries = list(config.methods) or [MethodEntry(id=name) for name in usual]
     faults: list[ConfigError] = []
     rows: list[StudyRow] = []
     for entry in entries:
         try:
+            if config.prompts and entry.id == "head":
+                raise ConfigError(
+                    "method 'head': the head of a language model is pretrained and stays as it is, so there is nothing"
+                    " to train",
+                    "leave it out; the model as it is has a row of its own",
+                )
             rows.append(_row(entry, config.protocol, base))
         except ConfigError as error:
             faults.append(error)
@@ -106,9 +114,9 @@ def study_rows(config: StudyConfig, base: Base, task: TaskName = "classification
             rows.append(_row(MethodEntry(id="full"), config.protocol, base))
         if not config.protocol.full:
             rows = [row for row in rows if row.id != "full"]
-        if "head" not in present:
+        if "head" not in present and not config.prompts:
             rows.append(_row(MethodEntry(id="head"), config.protocol, base))
-        rows += [_bare(UNTRAINED, "untrained model"), _bare(MAJORITY, _MAJORITIES[task])]
+        rows += [_bare(UNTRAINED, _untrained(config)), _bare(MAJORITY, _MAJORITIES[task])]
     for row in rows:
         if row.method is not None and not row.method.shares_base:
             row.method.check_base(config.model.quantization)
@@ -148,6 +156,13 @@ def _label(method: Method, entry: MethodEntry, settings: Mapping[str, Any]) -> s
     if not settings and not entry.settings:
         return method.label
     return f"{method.label} {entry.row_label.removeprefix(entry.id).strip()}"
+
+
+def _untrained(config: StudyConfig) -> str:
+    """What the model as it is is called: prompted, it answers without a head of chance."""
+    if not config.prompts:
+        return "untrained model"
+    return f"{config.prompt.shots}-shot" if config.prompt.shots else "zero-shot"
 
 
 def _bare(id: str, label: str) -> StudyRow:

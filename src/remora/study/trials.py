@@ -75,6 +75,8 @@ class TrialMaker:
             "dtype": dtype_name(base.dtype),
             "max_length": context.max_length,
         }
+        if context.prompts is not None:
+            self._fixed["prompt"] = context.prompts.prompt.fingerprint
         if context.config.engine.device == "cuda":
             self._fixed["device"] = "cuda"  # its own kernels and sums; left out on a CPU, whose trials keep their names
 
@@ -102,12 +104,13 @@ class TrialMaker:
         )
 
     def untrained(self, row: StudyRow) -> tuple[PlannedTrial, ...]:
-        """The model before any training, with a fresh head per seed."""
+        """The model before any training, with a fresh head per seed; once where no head is drawn."""
         assert row.id == UNTRAINED
         splits = ("validation", "test")
+        seeds = self._protocol.seeds if self._context.prompts is None else 1
         return tuple(
             self._trial(row, "baseline", lr=0.0, seed=seed, curve=False, splits=splits, max_steps=0)
-            for seed in range(self._protocol.seeds)
+            for seed in range(seeds)
         )
 
     def _trial(

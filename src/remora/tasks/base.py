@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from remora.data.clusters import MentionRules
 from remora.data.dataset import Dataset, Split
-from remora.data.kinds import FORMS, Form, TaskName
+from remora.data.kinds import CLASSES, FORMS, Form, TaskName
 
 if TYPE_CHECKING:
     import torch
@@ -178,6 +178,7 @@ def make_task(
     from remora.tasks.classification import Classification
     from remora.tasks.coreference import Coreference
     from remora.tasks.multiple_choice import MultipleChoice
+    from remora.tasks.prompt_classification import PromptClassification
     from remora.tasks.regression import Regression
     from remora.tasks.token_classification import TokenClassification
 
@@ -191,7 +192,6 @@ def make_task(
     if kind == "coreference":
         assert mentions is not None, "what mentions are like is recorded with every coreference task"
         return Coreference(rules=mentions, metrics_names=tuple(metrics) or Coreference.metrics_names)
-    assert kind == "classification", kind
-    return Classification(
-        label_names=tuple(label_names), metrics_names=tuple(metrics) or ("accuracy",), positive=positive
-    )
+    assert kind in CLASSES, kind
+    classes = Classification if kind == "classification" else PromptClassification
+    return classes(label_names=tuple(label_names), metrics_names=tuple(metrics) or ("accuracy",), positive=positive)
