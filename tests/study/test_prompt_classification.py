@@ -28,7 +28,7 @@ def files(tmp_path_factory: pytest.TempPathFactory, model: Path) -> tuple[Path, 
     folder = tmp_path_factory.mktemp("prompts")
     data, run_dir = write_data(folder / "d.csv"), folder / "run"
     command = ["compare", "--model", str(model), "--data", str(data), "--methods", "lora", "--no-full", "--seeds", "2"]
-    command += ["--out", str(run_dir), "protocol.lr=2e-2", "protocol.epochs=3", "model.dtype=float32"]
+    command += ["--out", str(run_dir), "protocol.lr=5e-3", "protocol.epochs=4", "model.dtype=float32"]
     command += ["data.task=prompt-classification", "prompt.template=plain", "model.max_length=64"]
     command += ["prompt.calibration=content-free"]
     done = subprocess.run([sys.executable, "-m", "remora", *command], capture_output=True, text=True, check=False)
@@ -43,12 +43,13 @@ def test_the_study_has_a_zero_shot_row_and_a_report_by_class(files: tuple[Path, 
     assert set(rows) == {"lora", "untrained", "majority"}
     assert (rows["untrained"]["label"], rows["untrained"]["seeds"]) == ("zero-shot", 1)
     assert rows["lora"]["head_params"] == 0
-    assert rows["lora"]["mean"] > 0.9 > rows["majority"]["mean"]
+    assert rows["lora"]["mean"] > 0.6 > rows["majority"]["mean"]
     assert all(row["low"] <= row["mean"] <= row["high"] for row in rows.values())
     assert [each["label"] for each in results["detail"]["classes"]] == ["negative", "positive"]
     page = (files[1] / "report.html").read_text()
     assert "zero-shot" in page
     assert "untrained model" not in page
+    assert "texts are put to the language model in prompts: template plain, 0 shots, answers calibrated" in page
 
 
 def test_its_adapter_answers_with_label_and_probabilities(files: tuple[Path, Path]) -> None:
@@ -117,9 +118,9 @@ def test_shots_are_drawn_from_train_and_left_out_of_it(model: Path, tmp_path: Pa
     assert texts <= before
     assert before - after == texts
     assert context.dataset.test == zero.dataset.test
-    short = opened(model, data, *few, "model.max_length=90")
+    short = opened(model, data, *few, "model.max_length=120")
     assert len(str(shown(short).parts[0])) < len(str(prompt.parts[0]))
-    assert short.encoded("test").lengths.max() <= 90
+    assert short.encoded("test").lengths.max() <= 120
     rows = study_rows(context.config, context.base, context.task.name)
     assert [row.label for row in rows if row.id in ("untrained", "head")] == ["4-shot"]
     (trial,) = TrialMaker(context).untrained(next(row for row in rows if row.id == "untrained"))
@@ -158,6 +159,7 @@ def test_chats_are_what_the_tokenizer_makes_of_messages(model: Path, tmp_path: P
         (["prompt.labels.positive=negative"], r"positive.* has the same tokens as the label 'negative'"),
         (["prompt.labels.positive=negative film"], r"prompt\.labels\.positive: .*begins with all tokens of"),
         (["prompt.shots=500"], "some must be left"),
+        (["prompt.shots=20"], "do not fit into 256 tokens"),
         (["model.max_length=20"], "leave no room for text"),
         (["methods=[head]"], "nothing to train"),
     ],

@@ -8,6 +8,7 @@ the template's end, and what they add there are their tokens.
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -110,6 +111,13 @@ class PromptEncoder(TextEncoder):
         """Whether every class is one token, so that all are scored by one look at the prompt."""
         return self._longest == 1
 
+    @cached_property
+    def least(self) -> int:
+        """Tokens of a prompt and its answer with a token of every text."""
+        bare = self.prompt.text(("",) * self.prompt.num_texts)[0]
+        length = _length(self._rules.encode(bare, add_special_tokens=self._adds_special))
+        return length + self.prompt.num_texts + self._longest - 1
+
     @property
     def tokens(self) -> tuple[int, ...]:
         """The tokens whose probabilities decide: one per class in their order, or all that occur in any class."""
@@ -196,17 +204,14 @@ class PromptEncoder(TextEncoder):
 
     def _budget(self, texts: Sequence[Sequence[str]], max_length: int, room: int, form: Form) -> int:
         del texts, form
-        budget = max_length - room - (self._longest - 1)
-        bare = self.prompt.text(("",) * self.prompt.num_texts)[0]
-        least = _length(self._rules.encode(bare, add_special_tokens=self._adds_special)) + self.prompt.num_texts
-        if budget < least:
+        if max_length - room < self.least:
             used = f", {room} of them virtual," if room else ""
             raise ConfigError(
                 f"model.max_length={max_length}: {max_length} tokens{used} leave no room for text: template and answer "
-                f"alone take {least - self.prompt.num_texts + self._longest - 1}",
+                f"alone take {self.least - self.prompt.num_texts}",
                 "raise model.max_length, shorten the template" + (", or take fewer shots" if self.prompt.shots else ""),
             )
-        return budget
+        return max_length - room - (self._longest - 1)
 
     def _answer(self, name: str) -> tuple[int, ...]:
         """The tokens that a class adds behind the template's end."""

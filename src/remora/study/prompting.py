@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from remora.config.schema import PromptConfig
 from remora.config.templates import ALPACA, INSTRUCTION, column_problems, fields, pieces
-from remora.data.dataset import Dataset, Split, subset
+from remora.data.dataset import Dataset, Note, Split, subset
 from remora.data.prompts import Prompt, PromptEncoder
 from remora.errors import ConfigError
 from remora.models.base import Base
@@ -13,6 +13,8 @@ from remora.models.chat import render_chat
 from remora.models.suggest import did_you_mean
 from remora.seeds import numpy_rng
 
+_BETWEEN = 4
+"""Tokens set aside for what stands between solved examples: empty lines, or the end of a turn."""
 _STANDS_FOR = "RemoraPutsTextNumber{}Here"
 """What a chat template is given in the place of a text, so that no text of the data ever passes through it."""
 
@@ -64,13 +66,17 @@ def study_prompts(
         whole=chat,
     )
     encoder = PromptEncoder(base.tokenizer, prompt, dataset.label_places)
+    dataset = replace(dataset, notes=(*dataset.notes, _note(prompt, config)))
     if not config.shots:
         return encoder, dataset
     chosen = choose_shots(dataset.train, dataset.label_names, config.shots, seed)
-    solved = [
-        (encoder.fit(dataset.train.texts[row], max_length // (config.shots + 1)), str(dataset.train.labels[row]))
-        for row in chosen
-    ]
+    share = max_length // (config.shots + 1) - _BETWEEN
+    if share < encoder.least:
+        raise ConfigError(
+            f"prompt.shots={config.shots}: so many solved examples do not fit into {max_length} tokens",
+            "raise model.max_length, or take fewer shots",
+        )
+    solved = [(encoder.fit(dataset.train.texts[row], share), str(dataset.train.labels[row])) for row in chosen]
     if chat:
         parts = _chat_parts(base, content, [(texts, words[label]) for texts, label in solved])
     else:
@@ -82,6 +88,15 @@ def study_prompts(
     rest = sorted(set(range(len(dataset.train))) - set(chosen))
     train = subset(dataset.train, rest, f"{dataset.train.source}, without the {config.shots} shown in every prompt")
     return encoder, replace(dataset, splits={**dataset.splits, "train": train})
+
+
+def _note(prompt: Prompt, config: PromptConfig) -> Note:
+    """How a language model is asked, for the report."""
+    words = ", ".join(name if name == word else f"{name} as {word!r}" for name, word in prompt.labels.items())
+    told = ", answers calibrated by inputs that say nothing" if config.calibration == "content-free" else ""
+    shown = prompt.template if len(prompt.template) < 40 else "of the study's own"
+    message = f"texts are put to the language model in prompts: template {shown}, {config.shots} shots{told}; {words}"
+    return Note(kind="prompts", message=message, count=len(prompt.labels))
 
 
 def choose_shots(train: Split, classes: Sequence[str], shots: int, seed: int) -> list[int]:
