@@ -189,9 +189,8 @@ class TestHub:
 
     def test_a_task_that_is_not_available_is_told_before_fetching(self, monkeypatch: pytest.MonkeyPatch) -> None:
         calls = install_hub(monkeypatch, {})
-        for name in ("xsum", "conll2012"):
-            with pytest.raises(DataError, match=f"'{name}' is for (?s:.*) is not available"):
-                load_dataset(DataConfig(path=name))
+        with pytest.raises(DataError, match=r"'xsum' is for (?s:.*) is not available"):
+            load_dataset(DataConfig(path="xsum"))
         assert calls == []
 
     def test_an_id_with_revision_and_configuration(self, monkeypatch: pytest.MonkeyPatch) -> None:

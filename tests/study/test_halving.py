@@ -34,7 +34,12 @@ def maker(**protocol: Any) -> TrialMaker:
     base = SimpleNamespace(sha256="0" * 64, dtype=torch.float32)
     dataset = SimpleNamespace(hash="1" * 20, metrics=("accuracy", "macro_f1"))
     context = SimpleNamespace(
-        config=config, max_length=64, base=base, dataset=dataset, quantization_for=lambda method: "none"
+        config=config,
+        max_length=64,
+        base=base,
+        dataset=dataset,
+        prompts=None,
+        quantization_for=lambda method: "none",
     )
     return TrialMaker(context)  # type: ignore[arg-type]
 
