@@ -149,7 +149,7 @@ def tiny_hf(
     centre = 0.0 if name in ("gemma2", "gemma3") else 1.0  # Gemma's norms multiply by 1 + weight
     with torch.no_grad():
         for key, parameter in model.named_parameters():
-            parameter.copy_(_random(key, parameter, seed, centre))
+            parameter.copy_(random_values(key, parameter, seed, centre))
     for parameter in model.parameters():
         parameter.data = parameter.data.to(dtype)
     return model.eval()
@@ -196,7 +196,7 @@ def dense_twin(base: Base, name: str, **overrides: Any) -> Base:
     return twin
 
 
-def _random(key: str, parameter: torch.Tensor, seed: int, centre: float) -> torch.Tensor:
+def random_values(key: str, parameter: torch.Tensor, seed: int, centre: float) -> torch.Tensor:
     """Values that depend on the parameter's name and shape and on the seed only."""
     words = f"{seed}|{key}|{tuple(parameter.shape)}".encode()
     generator = torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(words).digest()[:7], "little"))

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, T5Config
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, BloomConfig, T5Config
 
 from remora.errors import ModelError
 from remora.models.foreign import parsing
@@ -51,9 +51,12 @@ def test_a_gguf_of_an_unknown_architecture_is_not_called_damaged(
     file = tmp_path / "model.gguf"
     file.write_bytes(b"GGUF" + bytes(40))
     monkeypatch.setenv("REMORA_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(AutoConfig, "from_pretrained", lambda *args, **settings: T5Config())
-    with pytest.raises(ModelError, match="model type 't5' is not supported"):
+    monkeypatch.setattr(AutoConfig, "from_pretrained", lambda *args, **settings: BloomConfig())
+    with pytest.raises(ModelError, match="model type 'bloom' is not supported"):
         load_base(str(file))
+    monkeypatch.setattr(AutoConfig, "from_pretrained", lambda *args, **settings: T5Config())
+    with pytest.raises(ModelError, match="encoder-decoders such as t5 are not read from GGUF files"):
+        load_base(str(file), language_head=True)
 
 
 def test_our_own_errors_pass_as_they_are() -> None:

@@ -36,6 +36,8 @@ class Examples:
             for each of its sequences, the mean of these. None where all outputs count.
         reference: examples that say nothing. What logits they get is taken off those of the others (`calibrated`); None
             to leave logits as they are.
+        decoder_ids: of an encoder-decoder, token ids per sequence that go into the decoder, whose rows `places` mean;
+            `ids` are then what its encoder reads.
     """
 
     ids: Sequence[np.ndarray]
@@ -46,6 +48,7 @@ class Examples:
     weights: np.ndarray | None = None
     wanted: Sequence[np.ndarray] | None = None
     reference: "Examples | None" = None
+    decoder_ids: Sequence[np.ndarray] | None = None
 
     def __len__(self) -> int:
         return len(self.ids) if self.joints is None else len(self.joints) - 1
@@ -56,9 +59,16 @@ class Examples:
         return self.joints is None and self.places is None
 
     @cached_property
+    def all_ids(self) -> Sequence[np.ndarray]:
+        """Every token of every sequence: of an encoder-decoder what it reads and what goes into the decoder."""
+        if self.decoder_ids is None:
+            return self.ids
+        return [np.concatenate(both) for both in zip(self.ids, self.decoder_ids, strict=True)]
+
+    @cached_property
     def lengths(self) -> np.ndarray:
         """(n,) tokens of every example, all its sequences together."""
-        lengths = np.array([len(row) for row in self.ids], dtype=np.int64)
+        lengths = np.array([len(row) for row in self.all_ids], dtype=np.int64)
         return lengths if self.joints is None else np.add.reduceat(lengths, self.joints[:-1])
 
     @cached_property
@@ -83,7 +93,7 @@ class Examples:
     def tokens(self, example: int, room: int) -> int:
         """Rows that an example takes in a pass, with `room` virtual tokens before each sequence."""
         if self.joints is None:
-            return len(self.ids[example]) + room
+            return len(self.all_ids[example]) + room
         return int(self.lengths[example] + room * self.num_sequences[example])
 
     def sequences(self, chosen: np.ndarray) -> np.ndarray:
@@ -95,6 +105,10 @@ class Examples:
         if self.places is None:
             return sequences
         return spans(self._row_joints[sequences], self._row_joints[sequences + 1])
+
+    def decoder_of(self, sequences: np.ndarray) -> list[np.ndarray] | None:
+        """What goes into the decoder of some sequences; None where there is none."""
+        return None if self.decoder_ids is None else [self.decoder_ids[i] for i in sequences]
 
     def counted(self, outputs_RC: Tensor, sequences: np.ndarray) -> Tensor:
         """What counts of the head's outputs on the rows of some sequences: (R, 1) where one of them does, else all."""
@@ -143,6 +157,7 @@ class Examples:
             weights=None if self.weights is None else self.weights[chosen],
             wanted=None if self.wanted is None else [self.wanted[i] for i in sequences],
             reference=self.reference,
+            decoder_ids=self.decoder_of(sequences),
         )
 
 

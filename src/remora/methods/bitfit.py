@@ -42,7 +42,7 @@ class BitFit(Method):
     mergeable: ClassVar[bool] = True
     site_kinds: ClassVar[tuple[SiteKind, ...]] = ("linear", "norm")
     # A key's bias adds the same number to all scores of a query, unless positions enter after it.
-    zero_gradients: ClassVar[tuple[str, ...]] = ("attention.k.bias",)
+    zero_gradients: ClassVar[tuple[str, ...]] = ("attention.k.bias", "cross.k.bias")
     examples: ClassVar[tuple[dict[str, Any], ...]] = ({}, {"targets": ("attention.q", "ffn.up")})
 
     class Config(MethodConfig):

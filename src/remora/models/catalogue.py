@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from remora.models.architectures import Architecture, Fused, ModelConfigHF
+from remora.models.seq2seq_catalogue import SEQ2SEQ
 
 _QKV = ("attention.q", "attention.k", "attention.v")
 _FFN_NAMES = {"ffn.up": "intermediate.dense", "ffn.down": "output.dense"}
@@ -281,5 +282,6 @@ ARCHITECTURES: dict[str, Architecture] = {
         _GPT_NEOX,
         _MPNET,
         _DEBERTA,
+        *SEQ2SEQ,
     )
 }

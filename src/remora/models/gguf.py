@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import save_file
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 
-from remora.errors import ResourceError
+from remora.errors import ModelError, ResourceError
 from remora.models.architectures import get_architecture
 from remora.models.files import file_sha256
 from remora.models.foreign import parsing
@@ -64,7 +64,11 @@ def _convert(path: Path, name: str, folder: Path) -> None:
     with quiet_transformers(), contextlib.redirect_stderr(io.StringIO()), torch.random.fork_rng(devices=[]):
         with parsing(f"{name}: the GGUF file cannot be read", "it may be damaged or too new"):
             config = AutoConfig.from_pretrained(path.parent, **source)
-            get_architecture(config.model_type, name)
+            if get_architecture(config.model_type, name).encoder_decoder:
+                raise ModelError(
+                    f"{name}: encoder-decoders such as {config.model_type} are not read from GGUF files",
+                    "give a folder or Hub id that has its safetensors",
+                )
             tokenizer = AutoTokenizer.from_pretrained(path.parent, **source)
             model = AutoModel.from_pretrained(path.parent, config=config, dtype=torch.float32, **source)
         tokenizer.chat_template = None

@@ -55,8 +55,10 @@ class Step:
         return {**weight, f"{self.name}.bias": self.shape[:1]} if self.bias else weight
 
 
-def pretrainable_names(style: HeadStyle, config: ModelConfigHF) -> tuple[str, ...]:
+def pretrainable_names(style: HeadStyle | None, config: ModelConfigHF) -> tuple[str, ...]:
     """Head parameters that a checkpoint of the bare model may bring: BERT's and ALBERT's pooler, ModernBERT's head."""
+    if style is None:
+        return ()
     return tuple(name for step in _STYLES[style](config, 1) if step.pretrainable for name in step.tensors())
 
 
@@ -66,8 +68,10 @@ def head_steps(
     """The steps of an architecture's head for C outputs.
 
     Raises:
-        ModelError: a setting of the head's that changes what it is.
+        ModelError: a setting of the head's that changes what it is, or an architecture without a head of this kind.
     """
+    if arch.head is None:
+        raise no_head(arch.model_type)
     if kind == "coreference":
         return _word_parts(config, num_outputs)
     if kind == "token":
@@ -79,6 +83,14 @@ def head_steps(
         return _TOKEN_STYLES.get(arch.model_type, _scored_tokens)(config, num_outputs)
     style = _STYLES[arch.head]
     return (_CHOICE_STYLES.get(arch.model_type, style) if kind == "choice" else style)(config, num_outputs)
+
+
+def no_head(model: str) -> ModelError:
+    """What is wrong when an encoder-decoder is asked for anything but text."""
+    return ModelError(
+        f"{model} is an encoder-decoder, which writes text; it has no head for classes, choices, words or numbers",
+        "choose an encoder such as minilm or a decoder such as smollm2",
+    )
 
 
 def _std(config: ModelConfigHF) -> float:

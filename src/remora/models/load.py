@@ -6,7 +6,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+)
 from transformers.initialization import no_init_weights
 
 from remora.errors import ModelError
@@ -16,10 +22,11 @@ from remora.models.files import ModelFiles, resolve, with_folder
 from remora.models.foreign import parsing
 from remora.models.frozen_linear import held_tensors
 from remora.models.gguf import converted_gguf
-from remora.models.head_steps import pretrainable_names
+from remora.models.head_steps import no_head, pretrainable_names
 from remora.models.mapped import keep_weights, map_weights, weights_key
 from remora.models.quantised import quantised, restore_layers
 from remora.models.quiet import quiet_transformers
+from remora.models.seq2seq import empty_backbone, taken_apart
 
 FLOAT_TYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 _DENSE_SHA256 = "dense.sha256"
@@ -43,25 +50,33 @@ def load_base(
             folder and mapped, so that all processes of a machine hold them in memory once.
         quantization: with ``nf4`` linear layers are held in 4 bits; those are what is kept and mapped then, so that
             only the first load has the dense weights in memory.
-        language_head: whether the head of a causal language model comes along. Where it is tied to the embedding it is
-            there in any case; else it is one more tensor of the base, and part of its hash.
+        language_head: whether the head of a language model comes along. Where it is tied to the embedding it is there
+            in any case; else it is one more tensor of the base, and part of its hash. Encoder-decoders have no other.
 
     Returns:
         The base.
 
     Raises:
-        ModelError: not found, not safetensors or GGUF, wants code of its own, or of an unsupported architecture.
+        ModelError: not found, not safetensors or GGUF, wants code of its own, or of an unsupported architecture; an
+            encoder-decoder for anything but text, or one that cannot be quantised.
     """
     if dtype not in FLOAT_TYPES:
         raise ModelError(f"a base model cannot be stored as {dtype}", "choose float32, bfloat16 or float64")
     files = resolve(id, revision)
     if files.gguf is not None:
         files = with_folder(files, converted_gguf(files.gguf, id))
-    get_architecture(files.model_type, id)
+    arch = get_architecture(files.model_type, id)
+    if arch.encoder_decoder and not language_head:
+        raise no_head(id)
+    if arch.reads_weights and quantization != "none":
+        raise ModelError(
+            f"{id} cannot be held in 4 bits: {arch.model_type} looks at the weights of its feed-forward layers itself",
+            "leave model.quantization and the method qlora out",
+        )
     with quiet_transformers(), torch.random.fork_rng(devices=[]):
         config = _config(files, id)
         tokenizer, chat_template = _tokenizer(files, id)
-        untied = language_head and get_architecture(files.model_type, id).causal and not config.tie_word_embeddings
+        untied = language_head and (arch.encoder_decoder or (arch.causal and not config.tie_word_embeddings))
         key = weights_key(files, dtype, quantization, language_head=untied)
         base = _from_mapped(key, config, tokenizer, files, dtype, quantization)
         if base is not None:
@@ -84,7 +99,10 @@ def _config(files: ModelFiles, id: str) -> Any:
 
 def _from_files(config: Any, tokenizer: Any, files: ModelFiles, dtype: torch.dtype, id: str, untied: bool) -> Base:
     """The dense base, read from its checkpoint; with `untied`, its language-modelling head too."""
-    auto: Any = AutoModelForCausalLM if untied else AutoModelForSequenceClassification
+    auto: Any = AutoModelForSequenceClassification
+    if untied:
+        seq2seq = get_architecture(files.model_type, id).encoder_decoder
+        auto = AutoModelForSeq2SeqLM if seq2seq else AutoModelForCausalLM
     with parsing(f"{id}: the weights cannot be read", "the files may be damaged; fetch them again"):
         model, report = auto.from_pretrained(
             files.folder,
@@ -113,10 +131,13 @@ def _from_mapped(
     if tensors is None:
         return None
     with quiet_transformers(), torch.random.fork_rng(devices=[]), no_init_weights():
-        model: Any = AutoModelForSequenceClassification.from_config(
-            config, attn_implementation="eager", dtype=torch.float32
-        )
-    backbone = _prepared(model, files)
+        if get_architecture(config.model_type, files.name).encoder_decoder:
+            backbone = _prepared(empty_backbone(config, tied=LM_HEAD not in tensors), files)
+        else:
+            model: Any = AutoModelForSequenceClassification.from_config(
+                config, attn_implementation="eager", dtype=torch.float32
+            )
+            backbone = _prepared(model.get_submodule(str(model.base_model_prefix)), files)
     sha256: str | None = None
     if quantization == "nf4":
         try:
@@ -147,7 +168,8 @@ def make_base(
     """Turn a transformers model into a frozen base.
 
     Args:
-        model: the classification model, or that for causal language modelling. It is taken over: its pooler is removed.
+        model: the classification model, or that for language modelling, of an encoder-decoder that for conditional
+            generation. It is taken over: its pooler is removed.
         tokenizer: its tokenizer or None.
         files: where it came from.
         missing: names of parameters that the checkpoint lacks.
@@ -157,7 +179,13 @@ def make_base(
     Returns:
         The base; head parts that the checkpoint has and that are not fresh by nature are in ``pooler``.
     """
-    config: Any = model.get_submodule(str(model.base_model_prefix)).config
+    whole: Any = model.config
+    if whole.is_encoder_decoder:
+        arch = get_architecture(whole.model_type, files.name)
+        backbone, parts = taken_apart(model, arch, dtype)
+        return _frozen(_typed(_prepared(backbone, files), dtype), tokenizer, files, dtype, parts)
+    backbone = model.get_submodule(str(model.base_model_prefix))
+    config: Any = backbone.config
     names = pretrainable_names(get_architecture(config.model_type, files.name).head, config)
     pooler: dict[str, Tensor] = {}
     if not set(names) & set(missing):
@@ -166,27 +194,31 @@ def make_base(
         pooler = {name: parameters[name].detach().to(keep).clone() for name in names}
     if language_head:  # of a vocabulary's size, and computed with in the base's type as transformers does
         pooler = {LM_HEAD: model.get_parameter(LM_HEAD).detach().to(dtype).clone()}
-    backbone = _prepared(model, files)
+    return _frozen(_typed(_prepared(backbone, files), dtype), tokenizer, files, dtype, pooler)
+
+
+def _typed(backbone: nn.Module, dtype: torch.dtype) -> nn.Module:
     for parameter in backbone.parameters():
         # Parameters only: transformers keeps buffers such as rotary frequencies in float32 whatever the weights are.
         parameter.data = parameter.data.to(dtype)
-    return _frozen(backbone, tokenizer, files, dtype, pooler)
+    return backbone
 
 
-def _prepared(model: nn.Module, files: ModelFiles) -> nn.Module:
+def _prepared(backbone: nn.Module, files: ModelFiles) -> nn.Module:
     """The backbone without what is drawn at random in it.
 
     Raises:
         ModelError: it skips layers in training.
     """
-    backbone = model.get_submodule(str(model.base_model_prefix))
     config: Any = backbone.config
     arch = get_architecture(config.model_type, files.name)
-    if arch.functional_dropout and config.layerdrop > 0:
-        raise ModelError(
-            f"{files.name} skips layers at random in training (layerdrop {config.layerdrop}), which is not supported",
-            "set layerdrop to 0 in its config.json",
-        )
+    settings: dict[str, Any] = config.to_dict()
+    for name, rate in settings.items():
+        if name.endswith("layerdrop") and rate:
+            raise ModelError(
+                f"{files.name} skips layers at random in training ({name} {rate}), which is not supported",
+                f"set {name} to 0 in its config.json",
+            )
     if arch.head in ("bert", "albert"):
         backbone.register_module("pooler", None)  # what is pretrained of it belongs to the head, the rest is random
     return backbone

@@ -5,6 +5,11 @@
 ones whole; ``norm``: every norm of the residual stream (``norm.attention|ffn|embedding|final``);
 ``norm.q|k``, ``norm.relative``: norms on other tensors, by these names only; ``embedding``: the token embedding;
 ``block``: a layer's output; ``attention.kv``: extra keys and values of a layer's attention; and any module by its path.
+
+Both stacks of an encoder-decoder have the same names: ``attention`` is self-attention, and the decoder has
+``cross.q|k|v|o`` and ``norm.cross`` besides. Layers are counted through, the encoder's first. ``embedding`` embeds what
+the encoder reads (``embedding.decoder`` the rest). Only the encoder's layers have a ``block``: what is done to the last
+tokens of a text cannot be done to one that is still being written.
 The head and the pooler are not part of the backbone and can never match.
 """
 
@@ -18,7 +23,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from remora.errors import ConfigError, ModelError
-from remora.models.architectures import Fused, LayerPath
+from remora.models.architectures import Fused, Inner, LayerPath
 from remora.models.base import Base
 from remora.models.frozen_linear import NF4Linear, linear_weight
 
@@ -26,6 +31,7 @@ SiteKind = Literal["linear", "norm", "embedding", "block", "kv"]
 
 # Norms of something else than the residual stream: heads' queries and keys, DeBERTa's relative positions.
 _OTHER_NORMS = frozenset({"norm.q", "norm.k", "norm.relative"})
+_ON_SOURCE = frozenset({"cross.k", "cross.v"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +53,7 @@ class Site:
         calls: how often one pass runs the module (ALBERT); the call index is part of what keys dropout.
         shared: the module is also called on tensors without lane rows, so that it serves one lane per pass.
         heads: number of key-value heads of a ``kv`` site, else 0.
+        source: the module is part of a decoder and computes on the rows of its encoder.
     """
 
     name: str
@@ -63,6 +70,7 @@ class Site:
     calls: int = 1
     shared: bool = False
     heads: int = 0
+    source: bool = False
 
     @property
     def hf_name(self) -> str:
@@ -203,20 +211,24 @@ def _unnamed(base: Base, path: str, module: nn.Module) -> Site:
 
 def _outer_sites(base: Base, modules: dict[str, nn.Module]) -> Iterator[Site]:
     arch = base.arch
-    yield _embedding_site(base, "embedding", arch.embedding, _must_have(base, modules, arch.embedding))
-    for name, path in arch.outer_norms.items():
-        if _is_norm(modules.get(path)):
-            shared = name in arch.shared_calls
-            yield _norm_site(base, name, path, modules[path], layer=-1, calls=1, shared=shared)
+    embeddings = {"embedding": arch.embedding} if arch.decoder is None else arch.decoder.embeddings
+    for name, path in embeddings.items():
+        yield _embedding_site(base, name, path, _must_have(base, modules, path))
+    for norms in (arch.outer_norms, {} if arch.decoder is None else arch.decoder.outer_norms):
+        for name, path in norms.items():
+            if _is_norm(modules.get(path)):
+                shared = name in arch.shared_calls
+                yield _norm_site(base, name, path, modules[path], layer=-1, calls=1, shared=shared)
 
 
 def _layer_sites(base: Base, modules: dict[str, nn.Module], layer: LayerPath) -> Iterator[Site]:
     arch = base.arch
+    stack = arch if arch.decoder is None or not layer.decoder else arch.decoder
     _must_have(base, modules, layer.path)
     if arch.layout == "packed":
         yield _kv_site(base, layer)
-    for name, inner in arch.linear.items():
-        path = f"{layer.path}.{inner}"
+    for name, inner in stack.linear.items():
+        path = _present(modules, layer, inner)
         if name in arch.optional and path not in modules:
             continue
         module = _must_have(base, modules, path)
@@ -230,10 +242,12 @@ def _layer_sites(base: Base, modules: dict[str, nn.Module], layer: LayerPath) ->
         )
         yield whole
         yield from _parts(base, whole, fused)
-    for name, inner in arch.norms.items():
+    for name, inner in stack.norms.items():
         path = f"{layer.path}.{inner}"
         if _is_norm(modules.get(path)):  # ModernBERT's first layer has an identity there
             yield _norm_site(base, name, path, modules[path], layer=layer.index, calls=layer.calls, shared=False)
+    if layer.decoder:
+        return
     width = int(base.config.hidden_size)
     yield Site(
         name="block",
@@ -245,6 +259,12 @@ def _layer_sites(base: Base, modules: dict[str, nn.Module], layer: LayerPath) ->
         out_features=width,
         calls=layer.calls,
     )
+
+
+def _present(modules: dict[str, nn.Module], layer: LayerPath, inner: Inner) -> str:
+    """The path of a layer's module; of several possible ones that which is there, else the first."""
+    paths = [f"{layer.path}.{each}" for each in ((inner,) if isinstance(inner, str) else inner)]
+    return next((path for path in paths if path in modules), paths[0])
 
 
 def _parts(base: Base, whole: Site, fused: Fused) -> Iterator[Site]:
@@ -296,6 +316,7 @@ def _linear_site(base: Base, name: str, path: str, module: nn.Module, *, layer: 
         transposed=transposed,
         calls=calls,
         shared=shared,
+        source=name in _ON_SOURCE,
     )
 
 
