@@ -23,6 +23,7 @@ from remora.engine.layout import LaneBatch, Layout, build_layout
 from remora.engine.linear import LaneChange, changed_linear, widen
 from remora.engine.pooling import pooled_rows
 from remora.engine.stack import Entry, Stack
+from remora.engine.two_stacks import build_two_layouts, model_inputs, on_source
 from remora.methods.base import AdapterTensors, LinearChange, Rows, SiteWeights, join, weights_at
 from remora.models.base import Base
 from remora.models.frozen_linear import NF4Linear, linear_weight
@@ -39,7 +40,7 @@ EVAL_TOKENS = 4096
 
 
 class _FunctionalDropout(TorchFunctionMode):
-    """Sends `nn.functional.dropout` calls in the model's own code (OPT) to the keyed dropout."""
+    """Sends `nn.functional.dropout` calls in the model's own code (OPT, BART, T5) to the keyed dropout."""
 
     def __init__(self, driver: "Driver") -> None:
         super().__init__()
@@ -108,7 +109,9 @@ class Driver:
                 self._override(module, self._dropout_forward(name, module))
             elif kernel := kernel_name(module):
                 self._override(module, _activation_forward(module.forward, kernel))
-
+        if base.arch.decoder is not None:
+            encoder = self._modules[base.arch.decoder.encoder]
+            self._override(encoder, on_source(self._current, encoder.forward))
         if base.arch.rejoin is not None:
             last = base.arch.layer_paths(base.config)[-1].path
             module = self._modules[f"{last}.{base.arch.rejoin}"]
@@ -149,20 +152,26 @@ class Driver:
         """The layout this base needs for one pass over the lanes' sequences."""
         base = self.base
         pad = base.config.pad_token_id
+        pad_id = int(pad) if pad is not None else 0
+        if base.arch.encoder_decoder:
+            return build_two_layouts(batches, pad_id=pad_id, training=training, device=self.device)
         return build_layout(
             batches,
             kind=base.arch.layout,
             position_offset=base.position_offset,
-            pad_id=int(pad) if pad is not None else 0,
+            pad_id=pad_id,
             training=training,
             device=self.device,
         )
 
     @property
     def num_enterable(self) -> int:
-        """How many layers a pass can enter at, from the bottom: all, or one where layers run repeatedly (ALBERT)."""
+        """How many layers a pass can enter at, from the bottom: all, or one where layers run repeatedly (ALBERT).
+
+        One with two stacks as well, which no single tensor of states goes through.
+        """
         layers = self.base.arch.layer_paths(self.base.config)
-        return len(layers) if all(layer.calls == 1 for layer in layers) else 1
+        return len(layers) if not self.base.arch.encoder_decoder and all(layer.calls == 1 for layer in layers) else 1
 
     @torch.no_grad()
     def entering(self, layout: Layout, layer: int) -> Tensor:
@@ -225,7 +234,7 @@ class Driver:
             params: replaces the backbone's own tensors by name (full fine-tuning).
 
         Returns:
-            (T, D) in the base's compute dtype.
+            (T, D) in the base's compute dtype; of an encoder-decoder those of the decoder.
         """
         assert self._undo, "the driver is closed"  # the model would compute all the same, and something else
         assert len(adapters) == len(layout.lane_rows)
@@ -241,15 +250,7 @@ class Driver:
         model = self.base.model
         if model.training != layout.training:
             model.train(layout.training)
-        keywords: dict[str, Any] = {
-            "input_ids": layout.input_ids,
-            "attention_mask": layout.attention_mask,
-            "position_ids": layout.position_ids,
-        }
-        if self.base.takes_type_ids:
-            keywords["token_type_ids"] = layout.type_ids
-        if self.base.arch.causal:
-            keywords["use_cache"] = False
+        keywords = self._keywords(layout)
         try:
             if self.base.arch.functional_dropout and layout.training:
                 with _FunctionalDropout(self):
@@ -261,6 +262,21 @@ class Driver:
             current.layout = None
         hidden: Tensor = output.last_hidden_state
         return hidden.reshape(-1, hidden.shape[-1])
+
+    def _keywords(self, layout: Layout) -> dict[str, Any]:
+        """What the model is called with."""
+        if layout.source is not None:
+            return model_inputs(layout)
+        keywords: dict[str, Any] = {
+            "input_ids": layout.input_ids,
+            "attention_mask": layout.attention_mask,
+            "position_ids": layout.position_ids,
+        }
+        if self.base.takes_type_ids:
+            keywords["token_type_ids"] = layout.type_ids
+        if self.base.arch.causal:
+            keywords["use_cache"] = False
+        return keywords
 
     def _call(self, params: Mapping[str, Tensor] | None, keywords: dict[str, Any]) -> Any:
         if params is None:
@@ -359,7 +375,7 @@ class Driver:
                 return self._linear(module, users, args[0])
             return self._transform(original, users, args, keywords)
 
-        self._override(module, forward)
+        self._override(module, on_source(self._current, forward) if site.source else forward)
 
     def _on_shared(self, site: Site) -> bool:
         """Whether this call of a module is on a tensor that all sequences share; counts the call.

@@ -68,7 +68,7 @@ def _outputs(
         if not adapter.sites and params is None and examples.wanted is None:
             rows = base_rows(driver, examples)
             return head(rows).float().cpu().numpy() if len(examples) else out
-        for chosen in token_chunks(examples.ids, EVAL_TOKENS, room):
+        for chosen in token_chunks(examples.all_ids, EVAL_TOKENS, room):
             rows = _pass(driver, adapter, examples, chosen, params, enter)
             out[examples.rows(chosen)] = examples.counted(head(rows), chosen).float().cpu().numpy()
     return out
@@ -79,7 +79,7 @@ def base_rows(driver: Driver, examples: Examples) -> Tensor:
     num_rows = int(examples.num_rows.sum())
     out = torch.empty(num_rows, driver.base.hidden_size, dtype=driver.base.dtype, device=driver.device)
     with torch.no_grad():
-        for chosen in token_chunks(examples.ids, EVAL_TOKENS):
+        for chosen in token_chunks(examples.all_ids, EVAL_TOKENS):
             out[to_device(examples.rows(chosen), driver.device)] = _pass(driver, None, examples, chosen)
     return out
 
@@ -96,6 +96,7 @@ def _pass(
     batch = LaneBatch(
         ids=[examples.ids[i] for i in chosen],
         type_ids=[examples.type_ids[i] for i in chosen],
+        decoder_ids=examples.decoder_of(chosen),
         index=range(len(chosen)),
         num_virtual=total - prefix,
         num_prefix=prefix,

@@ -188,6 +188,7 @@ class Lane:
         return LaneBatch(
             ids=[examples.ids[i] for i in chosen],
             type_ids=[examples.type_ids[i] for i in chosen],
+            decoder_ids=examples.decoder_of(chosen),
             index=index.tolist(),
             num_virtual=self.room - self.method.num_prefix_tokens,
             num_prefix=self.method.num_prefix_tokens,

@@ -33,6 +33,8 @@ class LaneBatch:
         dropout_key: of (trial, step, forward number).
         base_dropout: whether the base's own dropout is active.
         places: tokens of each sequence whose rows are read; None for the one that is pooled. All lanes alike.
+        decoder_ids: of an encoder-decoder, token ids that go into the decoder per sequence; `ids` are then those that
+            its encoder reads, virtual tokens stand before these, and `places` are the decoder's.
     """
 
     ids: Sequence[np.ndarray]
@@ -43,6 +45,7 @@ class LaneBatch:
     dropout_key: int = 0
     base_dropout: bool = True
     places: Sequence[np.ndarray] | None = None
+    decoder_ids: Sequence[np.ndarray] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,6 +113,8 @@ class Layout:
     """(R,) the rows that are read, where they are given and not pooled; those of one lane stand together."""
     lane_reads: tuple[slice, ...] = ()
     """Which of the rows read belong to each lane."""
+    source: "Layout | None" = None
+    """Of an encoder-decoder: the rows of the encoder; all else here is about the decoder's."""
     groups: dict[tuple[tuple[int, int], ...], Any] = field(default_factory=dict[tuple[tuple[int, int], ...], Any])
     """Places of rows that `low_rank` has worked out for some lanes of this pass."""
 

@@ -60,6 +60,7 @@ def weight_gradients(
         batch = LaneBatch(
             ids=[examples.ids[i] for i in sequences],
             type_ids=[examples.type_ids[i] for i in sequences],
+            decoder_ids=examples.decoder_of(sequences),
             index=range(len(sequences)),
             places=None if examples.places is None else [examples.places[i] for i in sequences],
         )
