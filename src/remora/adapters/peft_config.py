@@ -12,7 +12,6 @@ from remora.errors import AdapterError, ConfigError
 from remora.methods.peft_settings import PeftSettings, matches_end
 
 _COMMON = ("inference_mode", "auto_mapping", "peft_version")
-_TASKS = (None, "SEQ_CLS")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,11 +71,12 @@ class PeftFile:
         return found is not None and int(found[1]) in self.layers
 
 
-def read_peft_config(folder: Path) -> PeftFile:
+def read_peft_config(folder: Path, task: str = "SEQ_CLS") -> PeftFile:
     """Read the configuration of an adapter that another program wrote.
 
     Args:
         folder: of the adapter.
+        task: peft's name of the one that it must be for, if it names any.
 
     Raises:
         AdapterError: no such file, damaged, or an adapter for another task.
@@ -88,9 +88,10 @@ def read_peft_config(folder: Path) -> PeftFile:
         raise AdapterError(f"{path} cannot be read: {error}", "the folder is incomplete or damaged") from error
     if not isinstance(content, dict) or not isinstance(content.get("peft_type"), str):
         raise AdapterError(f"{path} names no peft_type", "is this an adapter written by peft?")
-    task = content.pop("task_type", None)
-    if task not in _TASKS:
-        raise AdapterError(f"{path}: the adapter is for {task}, not for classification (SEQ_CLS)")
+    given = content.pop("task_type", None)
+    if given not in (None, task):
+        wanted = "classification (SEQ_CLS)" if task == "SEQ_CLS" else task
+        raise AdapterError(f"{path}: the adapter is for {given}, not for {wanted}")
     try:
         return _parsed(path, PeftSettings(content))
     except ConfigError as error:

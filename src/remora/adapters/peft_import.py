@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 import remora
+from remora.adapters.classes import peft_task
 from remora.adapters.folder import check_names, read_tensors
 from remora.adapters.format import LoadedAdapter, filled
 from remora.adapters.names import module_names
@@ -57,26 +58,10 @@ def import_adapter(folder: Path, base: Base, label_names: Sequence[str] = ()) ->
     Raises:
         AdapterError: a type, setting or tensor that is not supported, is missing, or does not fit the base.
     """
-    file = read_peft_config(folder)
-    path = folder / PEFT_TENSORS
-    pickles = sorted(other.name for other in folder.iterdir() if other.suffix in PICKLES)
-    if not path.is_file() and pickles:
-        raise AdapterError(
-            f"{folder / pickles[0]} is not read: files of this type can run code when opened",
-            "where you trust it, load it with peft and call save_pretrained, which writes safetensors",
-        )
-    tensors = {
-        name: value.float() if value.is_floating_point() and value.dtype != torch.float64 else value
-        for name, value in read_tensors(path, None).items()
-    }
-    if file.targets is None and any(name.startswith(MODEL) for name in tensors):
-        raise AdapterError(f"{file.path} names no target_modules", "they are what tells which modules it changes")
+    file, path, tensors = _read(folder, "SEQ_CLS")
     prefix = MODEL if file.targets is not None else "base_model."
     head = HeadTemplate(base=base, num_outputs=_num_outputs(path, tensors, prefix, base))
-    try:
-        attached = _attach(file, base, head)
-    except ConfigError as error:
-        raise AdapterError(f"{file.path}: {error.message}", error.hint or _MERGE) from error
+    attached = _attach(file, base, head)
     fresh, values = _values(path, tensors, file, attached, head, prefix)
     adapter = filled(fresh, base, values)
     base_params = {
@@ -100,6 +85,45 @@ def import_adapter(folder: Path, base: Base, label_names: Sequence[str] = ()) ->
     )
 
 
+def import_changes(folder: Path, head: HeadTemplate) -> AdapterTensors:
+    """What an adapter that peft wrote does to the backbone of a language model, whose head it leaves as it is.
+
+    Args:
+        folder: with ``adapter_config.json`` and ``adapter_model.safetensors``.
+        head: of the model it was trained on; nothing of it is trained.
+
+    Raises:
+        AdapterError: as `import_adapter`; or it holds whole modules.
+    """
+    file, path, tensors = _read(folder, peft_task(head.base.arch, head.kind) or "")
+    prefix = MODEL if file.targets is not None else "base_model."
+    attached = _attach(file, head.base, head)
+    fresh, values = _values(path, tensors, file, attached, head, prefix)
+    whole = sorted(name for name in tensors if file.holds_whole(name.removeprefix(prefix)))
+    if whole:
+        raise AdapterError(f"{path} holds {whole[0]} whole, not what it is changed by", _MERGE)
+    return filled(fresh, head.base, values)
+
+
+def _read(folder: Path, task: str) -> tuple[PeftFile, Path, dict[str, Tensor]]:
+    """The settings of an adapter, where its tensors are, and these, in float32 at least."""
+    file = read_peft_config(folder, task)
+    path = folder / PEFT_TENSORS
+    pickles = sorted(other.name for other in folder.iterdir() if other.suffix in PICKLES)
+    if not path.is_file() and pickles:
+        raise AdapterError(
+            f"{folder / pickles[0]} is not read: files of this type can run code when opened",
+            "where you trust it, load it with peft and call save_pretrained, which writes safetensors",
+        )
+    tensors = {
+        name: value.float() if value.is_floating_point() and value.dtype != torch.float64 else value
+        for name, value in read_tensors(path, None).items()
+    }
+    if file.targets is None and any(name.startswith(MODEL) for name in tensors):
+        raise AdapterError(f"{file.path} names no target_modules", "they are what tells which modules it changes")
+    return file, path, tensors
+
+
 def _num_outputs(path: Path, tensors: Mapping[str, Tensor], prefix: str, base: Base) -> int:
     """Classes, from the last layer of the head."""
     last = [step.name for step in head_steps(base.arch, base.config, 1) if step.op == "linear"][-1]
@@ -113,8 +137,13 @@ def _num_outputs(path: Path, tensors: Mapping[str, Tensor], prefix: str, base: B
 
 
 def _attach(file: PeftFile, base: Base, head: HeadTemplate) -> _Attached:
-    if file.targets is None:
-        return _attach_prompts(file, base)
+    try:
+        return _attach_prompts(file, base) if file.targets is None else _attach_changes(file, base, head)
+    except ConfigError as error:
+        raise AdapterError(f"{file.path}: {error.message}", error.hint or _MERGE) from error
+
+
+def _attach_changes(file: PeftFile, base: Base, head: HeadTemplate) -> _Attached:
     modules = sorted(file.changed(module_names(base, head)))
     if not modules:
         raise AdapterError(
@@ -241,9 +270,10 @@ def _pooler_site(base: Base, name: str) -> Site:
 
 
 def _weights(base: Base, site: Site) -> SiteWeights:
-    if site.hf_prefix:
+    weight = base.pooler.get(f"{site.module}.weight")
+    if weight is None:
         return weights_at(base, site)
-    return SiteWeights(weight=base.pooler[f"{site.module}.weight"], bias=base.pooler.get(f"{site.module}.bias"))
+    return SiteWeights(weight=weight, bias=base.pooler.get(f"{site.module}.bias"))
 
 
 def _record(
