@@ -29,6 +29,7 @@ recipe:
     - {kind: heat, studies: [grid], measures: [accuracy, peak_bytes], x: rank, y: alpha, panel: dropout, caption: Heat.}
     - {kind: curves, studies: [plain], caption: Lines.}
     - {kind: memory, studies: [plain], caption: Memory.}
+    - {kind: table, studies: [sizes], measures: [accuracy], x: rank, y: train_rows, panel: model, caption: Sizes.}
 shared:
   model: MODEL
   data: DATA
@@ -39,6 +40,10 @@ studies:
   grid:
     methods: [{id: lora, grid: {rank: [2, 4], alpha: [4.0], dropout: [0.1]}}]
     protocol: {seeds: 1, epochs: 1}
+  sizes:
+    vary: {data.train_limit: [20, 60]}
+    methods: [{id: lora, label: "LoRA of {rank}", grid: {rank: [2, 4]}}]
+    protocol: {epochs: 1}
 small:
   shared: {protocol: {seeds: 1}}
 """
@@ -91,6 +96,19 @@ def test_figures_are_there_and_text_stays_text(done: Path) -> None:
     assert len(values) == 2, "peak memory of every point of the grid"
 
 
+def test_a_table_over_sizes_and_settings(done: Path) -> None:
+    text = (done / "report.md").read_text()
+    for size in (20, 60):
+        summary = read_record(done / f"sizes-{size}" / "results.json", StudySummary)
+        (line,) = [line for line in text.splitlines() if line.startswith(f"| training rows {size} |")]
+        cells = [cell.strip() for cell in line.split("|")[2:5]]
+        means = [summary.row(label).mean for label in ("untrained model", "LoRA of 2", "LoRA of 4")]
+        assert all(mean is not None for mean in means)
+        assert [cell.split(" ")[0] for cell in cells] == [f"{100 * (mean or 0):.1f}" for mean in means]
+        assert all(re.fullmatch(r"[\d.]+ \([\d.]+ to [\d.]+\)", cell) for cell in cells)
+    assert "| untrained model | rank 2 | rank 4 |" in text
+
+
 def test_memory_is_there_for_every_step(done: Path) -> None:
     row = read_record(done / "plain" / "results.json", StudySummary).row("LoRA")
     assert len(row.memory_trace) == NUM_STEPS
@@ -110,7 +128,12 @@ def test_resume_trains_nothing_again_and_reports_the_same(
     capsys.readouterr()
     assert run_cli(["resume", str(folder), "--json"]) == 0
     answer = json.loads(capsys.readouterr().out)
-    assert [study["study"] for study in answer["studies"]] == ["moods2030-plain", "moods2030-grid"]
+    assert [study["study"] for study in answer["studies"]] == [
+        "moods2030-plain",
+        "moods2030-grid",
+        "moods2030-sizes-20",
+        "moods2030-sizes-60",
+    ]
     after = {path.relative_to(folder): path.read_bytes() for path in folder.rglob("result.json")}
     assert set(after) == set(before)
     assert sum(after[path] != content for path, content in before.items()) <= 1
@@ -123,8 +146,15 @@ def test_resume_trains_nothing_again_and_reports_the_same(
 def test_plan_of_all_studies(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_cli(["run", str(file), "--small", "--dry-run", "--json"]) == 0
     plan = json.loads(capsys.readouterr().out)
-    assert {name: study["trials"] for name, study in plan["studies"].items()} == {"plain": 2, "grid": 3}
-    assert plan["trials"] == 5
+    assert {name: study["trials"] for name, study in plan["studies"].items()} == {
+        "plain": 2,
+        "grid": 3,
+        "sizes-20": 3,
+        "sizes-60": 3,
+    }
+    assert plan["trials"] == 11
+    assert run_cli(["run", str(file), "--only", "sizes-2*", "--dry-run", "--json"]) == 0
+    assert list(json.loads(capsys.readouterr().out)["studies"]) == ["sizes-20"]
 
 
 def test_errors_of_all_studies_at_once(file: Path, capsys: pytest.CaptureFixture[str]) -> None:

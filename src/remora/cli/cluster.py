@@ -54,6 +54,7 @@ def worker(*, run_dir: Path, as_json: bool) -> int:
 @click.option("--model", help="Take this base model in place of the study's.")
 @click.option("--data", help="Take these data in place of the study's; see remora run.")
 @click.option("--small", is_flag=True, help="The recipe's small form.")
+@options.only_option
 @options.protocol_options
 @options.plugin_option
 @options.out_option
@@ -78,6 +79,7 @@ def slurm(
     model: str | None,
     data: str | None,
     small: bool,
+    only: tuple[str, ...],
     seeds: int | None,
     margin: float | None,
     prefer: str | None,
@@ -107,7 +109,16 @@ def slurm(
 
     protocol = protocol_settings(seeds=seeds, margin=margin, prefer=prefer, budget=budget)
     run_dir, configs = _prepare(
-        study, overrides, small=small, model=model, data=data, protocol=protocol, out=out, cpus=cpus, gpus=gpus
+        study,
+        overrides,
+        small=small,
+        model=model,
+        data=data,
+        protocol=protocol,
+        only=only,
+        out=out,
+        cpus=cpus,
+        gpus=gpus,
     )
     job = ArrayJob(
         name=run_dir.name,
@@ -144,6 +155,7 @@ def _prepare(
     model: str | None,
     data: str | None,
     protocol: dict[str, object],
+    only: tuple[str, ...],
     out: Path | None,
     cpus: int,
     gpus: int,
@@ -153,7 +165,7 @@ def _prepare(
 
     from remora.cli.build import find_study_file, load_study
     from remora.cli.progress import choose_progress
-    from remora.cli.recipes import read_recipe, several_studies
+    from remora.cli.recipes import full_forms, read_recipe, several_studies
     from remora.errors import ConfigError
     from remora.study.api import usual_run_dir
     from remora.study.prepare import prepare_study
@@ -163,12 +175,14 @@ def _prepare(
     progress, settle = choose_progress(silent=True), partial(for_tasks, cpus=cpus, gpus=gpus)
     path = find_study_file(study)
     if several_studies(path):
-        recipe, configs = read_recipe(path, overrides, small=small, model=model, data=data, protocol=protocol)
-        _, full = read_recipe(path, ())
+        recipe, configs = read_recipe(
+            path, overrides, small=small, model=model, data=data, protocol=protocol, only=only
+        )
+        full = full_forms(path, recipe, configs)
         folder = (out if out is not None else usual_folder(recipe, configs)).absolute()
         return folder, list(prepare_recipe(recipe, configs, full, folder, settle, progress).values())
-    if small:
-        raise ConfigError(f"{study} is one study and has no small form", "leave --small out")
+    if small or only:
+        raise ConfigError(f"{study} is one study", "leave --small and --only out")
     config = load_study(study, overrides, model=model, data=data, protocol=protocol)
     folder = (out if out is not None else usual_run_dir(config)).absolute()
     return folder, [prepare_study(config, folder, settle, progress)]

@@ -24,6 +24,9 @@ labels_option = click.option(
     "--label", "labels", multiple=True, help="A class, in the order of the outputs; for adapters from peft. Repeat."
 )
 seeds_option = click.option("--seeds", type=click.IntRange(min=1), help="Final trials per method.")
+only_option = click.option(
+    "--only", multiple=True, metavar="STUDY", help="A study of the recipe, or several as lora-7b-*. May be repeated."
+)
 margin_option = click.option(
     "--margin", type=click.FloatRange(min=0), help="Points within which a cheaper method is good enough [default: 1]."
 )

@@ -37,6 +37,7 @@ def read_recipe(
     model: str | None = None,
     data: str | None = None,
     protocol: Mapping[str, object] | None = None,
+    only: Sequence[str] = (),
 ) -> tuple["Recipe", dict[str, "StudyConfig"]]:
     """A recipe and its checked studies.
 
@@ -47,6 +48,7 @@ def read_recipe(
         model: replaces the base model of all studies.
         data: see `load_recipe`.
         protocol: settings of the protocol that options gave.
+        only: names of the studies to take; see `load_recipe`.
 
     Raises:
         ConfigError: anything in any study that cannot be right.
@@ -55,7 +57,7 @@ def read_recipe(
     from remora.study.recipe_file import load_recipe
 
     given = given_settings(model, None, protocol)
-    recipe = load_recipe(path, small=small, overrides=[*given, *overrides], data=data)
+    recipe = load_recipe(path, small=small, overrides=[*given, *overrides], data=data, only=only)
     configs: dict[str, StudyConfig] = {}
     faults: list[ConfigError] = []
     for name, tree in recipe.studies.items():
@@ -76,20 +78,41 @@ def execute_recipe(
     model: str | None,
     data: str | None,
     protocol: Mapping[str, object],
+    only: Sequence[str],
     out: Path | None,
     dry_run: bool,
     as_json: bool,
 ) -> int:
     """Plan or run all studies of a recipe; see `read_recipe` for the arguments. Returns the exit code."""
-    recipe, configs = read_recipe(path, overrides, small=small, model=model, data=data, protocol=protocol)
+    recipe, configs = read_recipe(path, overrides, small=small, model=model, data=data, protocol=protocol, only=only)
     if dry_run:
         print_plan(configs, as_json=as_json)
         return 0
     from remora.study.recipe import run_recipe, usual_folder
 
-    _, full = read_recipe(path, ())
+    full = full_forms(path, recipe, configs)
     folder = out if out is not None else usual_folder(recipe, configs)
     return _run(lambda progress: run_recipe(recipe, configs, full, folder, progress=progress), recipe, folder, as_json)
+
+
+def full_forms(path: Path, recipe: "Recipe", configs: Mapping[str, "StudyConfig"]) -> dict[str, "StudyConfig"]:
+    """For each study the one of the recipe's full form that it stands for: of the same name, else the nearest.
+
+    Args:
+        path: the recipe's file.
+        recipe: as it is run.
+        configs: its checked studies.
+    """
+    from remora.study.recipe import differences
+
+    whole, full = read_recipe(path, ())
+    found: dict[str, StudyConfig] = {}
+    for entry, names in recipe.entries.items():
+        alike = [full[name] for name in whole.entries[entry]]
+        for name in (name for name in names if name in configs):
+            config = configs[name]
+            found[name] = full.get(name) or min(alike, key=lambda each: len(differences(each, config)))
+    return found
 
 
 def resume_recipe(folder: Path, *, as_json: bool) -> int:

@@ -107,6 +107,7 @@ def train(
     "--data", help="Take these data in place of the study's; for a recipe, a folder that has its data sets by name."
 )
 @click.option("--small", is_flag=True, help="The recipe's small form, which a small machine runs.")
+@options.only_option
 @options.protocol_options
 @options.study_outputs
 @options.overrides_argument
@@ -116,6 +117,7 @@ def run(
     model: str | None,
     data: str | None,
     small: bool,
+    only: tuple[str, ...],
     seeds: int | None,
     margin: float | None,
     prefer: str | None,
@@ -143,12 +145,13 @@ def run(
             model=model,
             data=data,
             protocol=protocol,
+            only=only,
             out=out,
             dry_run=dry_run,
             as_json=as_json,
         )
-    if small:
-        raise ConfigError(f"{study} is one study and has no small form", "leave --small out")
+    if small or only:
+        raise ConfigError(f"{study} is one study", "leave --small and --only out")
     config = load_study(study, overrides, model=model, data=data, protocol=protocol)
     return execute(config, out, dry_run=dry_run, as_json=as_json)
 

@@ -1,6 +1,6 @@
 """Heat maps of a grid of settings: a measure of rows over two settings, a panel per value of a third."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
@@ -43,18 +43,18 @@ def heat_map(summary: StudySummary, spec: PictureSpec) -> Figure | None:
             axes = figure.add_axes(
                 ((left + place * width) / WIDTH, bottom / total, (width - 0.1) / WIDTH, CELL_INCHES * len(ys) / total)
             )
-            grid = [[found.get(((_text(x), _text(y)), _text(panel))) for x in xs] for y in ys]
+            grid = [[found.get(((setting_text(x), setting_text(y)), setting_text(panel))) for x in xs] for y in ys]
             shades = [[float("nan") if value is None else value for value in line_] for line_ in grid]
             axes.imshow(shades, cmap=colours, aspect="auto", vmin=min(there), vmax=max(there))
             for y, cells in enumerate(grid):
                 for x, value in enumerate(cells):
                     axes.text(x, y, measure_text(measure, value), ha="center", va="center", fontsize=7.5)
-            axes.set_xticks(range(len(xs)), [_text(x) for x in xs], fontsize=8)
-            axes.set_yticks(range(len(ys)), [_text(y) for y in ys] if place == 0 else [""] * len(ys), fontsize=8)
+            axes.set_xticks(range(len(xs)), [setting_text(x) for x in xs], fontsize=8)
+            axes.set_yticks(range(len(ys)), [setting_text(y) for y in ys] if place == 0 else [""] * len(ys), fontsize=8)
             axes.set_xlabel(spec.x, fontsize=8)
             if place == 0:
                 axes.set_ylabel(spec.y, fontsize=8)
-            title = f"{spec.panel} {_text(panel)}" if spec.panel else ""
+            title = f"{spec.panel} {setting_text(panel)}" if spec.panel else ""
             axes.set_title(
                 ", ".join(part for part in (measure_name(measure) if place == 0 else "", title) if part),
                 loc="left",
@@ -66,9 +66,13 @@ def heat_map(summary: StudySummary, spec: PictureSpec) -> Figure | None:
 
 def _values(rows: Sequence[Row], setting: str) -> list[Setting]:
     """The values a setting has, numbers in their order."""
-    found = {_text(row.hyperparameters.get(setting)): row.hyperparameters.get(setting) for row in rows}
+    return in_order(row.hyperparameters.get(setting) for row in rows)
+
+
+def in_order(settings: Iterable[Setting]) -> list[Setting]:
+    """Each value once, numbers in their order."""
     return sorted(
-        found.values(),
+        {setting_text(value): value for value in settings}.values(),
         key=lambda value: (
             not isinstance(value, int | float),
             value if isinstance(value, int | float) else 0.0,
@@ -78,12 +82,13 @@ def _values(rows: Sequence[Row], setting: str) -> list[Setting]:
 
 
 def _at(row: Row, spec: PictureSpec) -> tuple[str, str]:
-    return _text(row.hyperparameters[spec.x]), _text(row.hyperparameters[spec.y])
+    return setting_text(row.hyperparameters[spec.x]), setting_text(row.hyperparameters[spec.y])
 
 
 def _panel(row: Row, spec: PictureSpec) -> str:
-    return _text(row.hyperparameters.get(spec.panel) if spec.panel else None)
+    return setting_text(row.hyperparameters.get(spec.panel) if spec.panel else None)
 
 
-def _text(value: Setting) -> str:
+def setting_text(value: Setting) -> str:
+    """A setting's value, short."""
     return f"{value:g}" if isinstance(value, float) else str(value)

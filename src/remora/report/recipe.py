@@ -10,6 +10,7 @@ from remora.report.blocks import Block, Bullets, Code, Heading, Page, Pairs, Pic
 from remora.report.canvas import drawing, to_svg
 from remora.report.curves import learning_curves
 from remora.report.findings import name_row
+from remora.report.grid import grid_tables
 from remora.report.heat import heat_map
 from remora.report.html import to_html
 from remora.report.markdown import FIGURES, to_markdown
@@ -66,6 +67,8 @@ def draw_pictures(run: RecipeRun, summaries: Summaries) -> dict[str, str]:
 
 
 def _figures(spec: PictureSpec, summaries: Summaries) -> dict[str, Figure | None]:
+    if spec.kind == "table":
+        return {}
     if spec.kind == "bars":
         return {"bars": measure_bars(summaries, spec.measures)}
     if spec.kind == "heat":
@@ -87,7 +90,7 @@ def build_recipe_page(run: RecipeRun, summaries: Summaries, drawn: Mapping[str, 
         summaries: of the studies that are done, by name.
         drawn: the figures there are.
     """
-    sections = [_about(run, summaries), _published(run, summaries), _pictures(run, drawn)]
+    sections = [_about(run, summaries), _published(run, summaries), _pictures(run, summaries, drawn)]
     sections += [_study(run, name, summary) for name, summary in summaries.items()]
     return Page(
         title=run.info.title,
@@ -110,6 +113,8 @@ def _about(run: RecipeRun, summaries: Summaries) -> Section:
             Heading(text="What the publication leaves open, or the recipe does otherwise"),
             Bullets(items=[("", text) for text in run.info.chosen]),
         ]
+    if run.info.needs:
+        blocks += [Heading(text="What it needs"), Bullets(items=[("", text) for text in run.info.needs])]
     if run.small and run.info.small:
         blocks += [Heading(text="What the small form changes"), Bullets(items=[("", text) for text in run.info.small])]
     if any(run.changes.values()):
@@ -150,13 +155,16 @@ def _published(run: RecipeRun, summaries: Summaries) -> Section | None:
     )
 
 
-def _pictures(run: RecipeRun, drawn: Mapping[str, str]) -> Section | None:
+def _pictures(run: RecipeRun, summaries: Summaries, drawn: Mapping[str, str]) -> Section | None:
     blocks: list[Block] = []
     for place, spec in enumerate(run.info.pictures, 1):
+        if spec.kind == "table":
+            blocks += grid_tables({name: summaries[name] for name in spec.studies if name in summaries}, spec)
         for name in (name for name in drawn if name.startswith(f"{place}-")):
             _, _, about = name.partition("-")
             blocks.append(Picture(name=name, shows=shown(about.replace("-", " ")), caption=_caption(spec, about)))
-    return Section(id="figures", title="Figures", blocks=blocks) if blocks else None
+    title = "Figures and tables" if any(spec.kind == "table" for spec in run.info.pictures) else "Figures"
+    return Section(id="figures", title=title, blocks=blocks) if blocks else None
 
 
 def _caption(spec: PictureSpec, about: str) -> str:

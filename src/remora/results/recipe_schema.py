@@ -5,7 +5,7 @@ Values of published numbers are as measured ones are held: fractions, seconds, b
 
 from typing import Literal
 
-from remora.results.schema import Record, Versioned
+from remora.results.schema import Record, Setting, Versioned
 from remora.results.summary_schema import Row, StudySummary
 
 RECIPE_FILE = "recipe.json"
@@ -20,6 +20,8 @@ COSTS = (
     "train_loss",
 )
 """Measures of a row that are no metric on test; `trained_share` is of the base's parameters and the head's."""
+OF_STUDY = ("train_rows", "model", "data")
+"""What a table can run over beside the settings of rows, and `row`, their label: the same for all rows of a study."""
 
 
 class Published(Record):
@@ -37,10 +39,11 @@ class PictureSpec(Record):
 
     `bars` shows each of the measures for every row, study by study. `heat` shows the measures of a study over two
     settings of its rows, a panel per value of a third. `curves` shows validation score and training loss by epoch,
-    `memory` the memory of training over time.
+    `memory` the memory of training over time. `table` is like `heat`, of all studies together and in numbers with
+    intervals; its settings may also be those of `OF_STUDY`, and `y` is down the side.
     """
 
-    kind: Literal["bars", "heat", "curves", "memory"]
+    kind: Literal["bars", "heat", "curves", "memory", "table"]
     studies: tuple[str, ...]
     measures: tuple[str, ...] = ()
     x: str = ""
@@ -52,14 +55,15 @@ class PictureSpec(Record):
 class RecipeInfo(Record):
     """What a recipe is about.
 
-    `chosen` says what the publication leaves open and what was taken, or where the recipe departs from it; `small`
-    what its small form changes. `columns` are the measures of the table that has all rows.
+    `chosen` says what the publication leaves open and what was taken, or where the recipe departs from it; `needs` what
+    a machine must have; `small` what its small form changes. `columns` are the measures of the table that has all rows.
     """
 
     title: str
     summary: str
     citation: str
     chosen: tuple[str, ...] = ()
+    needs: tuple[str, ...] = ()
     small: tuple[str, ...] = ()
     columns: tuple[str, ...] = ()
     published: tuple[Published, ...] = ()
@@ -75,6 +79,17 @@ class RecipeRun(Versioned):
     command: str
     studies: tuple[str, ...]
     changes: dict[str, tuple[str, ...]]
+
+
+def setting_of(summary: StudySummary, row: Row, setting: str) -> Setting:
+    """What a setting, of the row or one of `OF_STUDY`, or `row` itself, is for a row; None where it has none."""
+    if setting == "train_rows":
+        return summary.data.splits["train"].rows
+    if setting in OF_STUDY:
+        return summary.model.name if setting == "model" else summary.data.name
+    if setting == "row":
+        return row.label
+    return row.hyperparameters.get(setting)
 
 
 def measured(summary: StudySummary, row: Row, measure: str) -> float | None:
