@@ -227,6 +227,12 @@ def test_no_machine_paths_and_no_registry_hosts() -> None:
     assert found == []
 
 
+def test_no_link_is_under_version_control() -> None:
+    """One to a virtual environment, checked out, takes the place of the real one."""
+    listed = subprocess.run(["git", "ls-files", "--stage"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert [line for line in listed.splitlines() if line.startswith("120000 ")] == []
+
+
 @pytest.mark.parametrize("name", ["requirements.lock", "requirements-test.lock"])
 def test_lock_pins_and_hashes_everything(name: str) -> None:
     text = (ROOT / name).read_text()
