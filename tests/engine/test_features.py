@@ -101,6 +101,14 @@ def test_layers_that_run_repeatedly_cannot_be_entered() -> None:
         assert driver.num_enterable == 1
 
 
+def test_a_trial_above_layers_that_run_repeatedly_computes_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    base = tiny_base("albert", torch.float64, num_hidden_layers=5, num_hidden_groups=2)
+    trial = spec("top-layers", {"num_layers": 1}, id="top", base_dropout=False)
+    found = run(base, DATA, [trial])["top"]
+    monkeypatch.setattr(features, "MOST_BYTES", 0)
+    assert largest_difference(found, run(base, DATA, [trial])["top"]) < 1e-9
+
+
 def test_a_lane_at_the_bottom_keeps_its_pack_there_and_its_neighbour_right() -> None:
     base = tiny_base("bert", torch.float64)
     top = spec("lora", upper(base), id="top", base_dropout=False)

@@ -165,7 +165,7 @@ class Lane:
         if not self.method.shares_base or self.room or not self.adapter.sites:
             return 0
         most = self._driver.num_enterable - 1
-        return min(most if site.name == "norm.final" else max(site.layer, 0) for site in self.adapter.sites)
+        return min([most, *(max(site.layer, 0) for site in self.adapter.sites if site.name != "norm.final")])
 
     @property
     def steady_layers(self) -> int:
