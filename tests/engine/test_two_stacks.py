@@ -15,9 +15,11 @@ from remora.engine.layout import LaneBatch
 from remora.engine.trial import Examples
 from remora.methods.base import AdapterTensors
 from remora.methods.registry import get_method
+from remora.models.quantised import quantised
 from tests import naive
 from tests.contract.checks import fresh_adapter, no_global_randomness
 from tests.seq2seq import ALL, CROSS, UNTIED, WritingHead, seq2seq_base, seq2seq_examples, seq2seq_hf, seq2seq_inputs
+from tests.tiny import give_weights
 
 EXAMPLES = seq2seq_examples(6)
 
@@ -227,6 +229,21 @@ def test_virtual_tokens_stand_before_what_the_encoder_reads(name: str) -> None:
             decoder_input_ids=inputs["decoder_input_ids"],
         ).logits
     torch.testing.assert_close(mine, written(theirs), rtol=0, atol=10 * tolerance(name))
+
+
+def test_lanes_of_a_base_in_4_bits_are_those_of_its_weights() -> None:
+    base, model = quantised(seq2seq_base("bart")), seq2seq_hf("bart")
+    give_weights(model, base, base.arch.hf_prefix)
+    with torch.no_grad(), Driver(base) as driver:
+        adapters = [moved("lora", METHODS["lora"], driver, seed) for seed in (1, 2)]
+        layout = driver.lay_out([lane(), lane()], training=False)
+        rows, _ = driver.read(layout, adapters)
+        for adapter, reads in zip(adapters, layout.lane_reads, strict=True):
+            inputs = seq2seq_inputs(EXAMPLES, range(6), int(base.config.pad_token_id))
+            inputs.pop("labels")
+            expected = written(naive.logits(model, base, adapter.method, values_of(adapter), {}, inputs))
+            mine = WritingHead(base=base, num_outputs=0).forward({}, rows[reads])
+            torch.testing.assert_close(mine, expected, rtol=0, atol=1e-8)
 
 
 def test_a_pass_needs_what_goes_into_the_decoder() -> None:

@@ -8,7 +8,9 @@ import torch
 
 from remora.engine import lanes
 from remora.engine.trial import TrialData, TrialOutcome, TrialSpec
+from remora.errors import ConfigError
 from remora.models.base import Base
+from tests.contract.cases import DENSE_CASES, Case
 from tests.contract.checks import largest_difference, no_global_randomness
 from tests.seq2seq import CROSS, WritingHead, WrittenTask, seq2seq_base, seq2seq_examples
 from tests.tiny import VOCAB
@@ -78,6 +80,37 @@ def test_two_lanes_learn_to_write(name: str, share: float, monkeypatch: pytest.M
         for trained in outcome.adapter:
             assert max(float(step.grads[trained].abs().max()) for step in steps[key][:2]) > 1e-9, trained
     assert outcomes["lora"].logits["validation"].shape == (5, 7, VOCAB)
+
+
+NO_KEYS = {"prefix-tuning", "p-tuning-v2", "mam", "unipelt"}
+"""They bring keys and values of their own, which attention of padded models takes none of."""
+OTHERS = [case for case in DENSE_CASES if not case.number and case.name not in METHODS and case.name != "head"]
+
+
+@pytest.mark.full_grid
+@pytest.mark.parametrize("case", OTHERS, ids=lambda case: case.name)
+def test_every_other_method_trains_beside_itself_or_says_why_not(case: Case) -> None:
+    base = seq2seq_base("bart")
+    trials = [spec(case.name, case.settings, id=f"{seed}", seed=seed, max_steps=3, lr=3e-3) for seed in (0, 1)]
+    if case.name in NO_KEYS:
+        with pytest.raises(ConfigError, match="extra keys and values"):
+            run(base, DATA, trials)
+        return
+    packed = run(base, DATA, trials)["1"]
+    assert packed.status == "done"
+    assert packed.grad_norm["min"] > 0
+    assert largest_difference(packed, run(base, DATA, trials[1:])["1"]) < 1e-9
+
+
+@pytest.mark.parametrize("num_layers", [1, 4])
+def test_a_pass_runs_both_stacks_whatever_is_trained(num_layers: int) -> None:
+    """Nothing below the last layers changes, yet there is no one state with which a pass could begin there."""
+    settings = {"num_layers": num_layers}
+    trials = [spec("top-layers", settings, id=f"{seed}", seed=seed, max_steps=3, base_dropout=False) for seed in (0, 1)]
+    base = seq2seq_base("bart")
+    packed = run(base, DATA, trials)["1"]
+    assert largest_difference(packed, run(base, DATA, trials[1:])["1"]) < 1e-9
+    assert packed.grad_norm["min"] > 0
 
 
 @pytest.mark.parametrize("method", ["lora", "full", "adapter-houlsby"])
