@@ -132,8 +132,9 @@ class Predictor:
             if name not in base.pooler
         }
 
-        def head(rows_ND: Tensor) -> Tensor:
-            return loaded.head.forward(loaded.head_params, rows_ND, pooler_params={**base.pooler, **pooler})
+        def head(rows_ND: Tensor, next_N: Tensor | None) -> Tensor:
+            own = {**base.pooler, **pooler}
+            return loaded.head.forward(loaded.head_params, rows_ND, pooler_params=own, next_N=next_N)
 
         with Driver(base) as driver:
             return infer(

@@ -34,6 +34,8 @@ class Examples:
             one each.
         wanted: per sequence, for every row read, the one output of the head that counts; an example then has one logit
             for each of its sequences, the mean of these. None where all outputs count.
+        next_tokens: per sequence, for every row read, the token whose probability the head is asked for behind it; its
+            one output is then the logarithm of that. None where it is asked for the same outputs on all rows.
         reference: examples that say nothing. What logits they get is taken off those of the others (`calibrated`); None
             to leave logits as they are.
         decoder_ids: of an encoder-decoder, token ids per sequence that go into the decoder, whose rows `places` mean;
@@ -47,6 +49,7 @@ class Examples:
     places: Sequence[np.ndarray] | None = None
     weights: np.ndarray | None = None
     wanted: Sequence[np.ndarray] | None = None
+    next_tokens: Sequence[np.ndarray] | None = None
     reference: "Examples | None" = None
     decoder_ids: Sequence[np.ndarray] | None = None
 
@@ -110,6 +113,12 @@ class Examples:
         """What goes into the decoder of some sequences; None where there is none."""
         return None if self.decoder_ids is None else [self.decoder_ids[i] for i in sequences]
 
+    def next_of(self, sequences: np.ndarray, device: torch.device) -> Tensor | None:
+        """(R,) the tokens asked for behind the rows of some sequences; None where there are none."""
+        if self.next_tokens is None:
+            return None
+        return to_device(np.concatenate([self.next_tokens[i] for i in sequences]), device)
+
     def counted(self, outputs_RC: Tensor, sequences: np.ndarray) -> Tensor:
         """What counts of the head's outputs on the rows of some sequences: (R, 1) where one of them does, else all."""
         if self.wanted is None:
@@ -156,6 +165,7 @@ class Examples:
             places=None if self.places is None else [self.places[i] for i in sequences],
             weights=None if self.weights is None else self.weights[chosen],
             wanted=None if self.wanted is None else [self.wanted[i] for i in sequences],
+            next_tokens=None if self.next_tokens is None else [self.next_tokens[i] for i in sequences],
             reference=self.reference,
             decoder_ids=self.decoder_of(sequences),
         )

@@ -14,7 +14,7 @@ from remora.engine.transfer import to_device
 from remora.engine.trial import Examples
 from remora.methods.base import AdapterTensors
 
-Head = Callable[[Tensor], Tensor]
+Head = Callable[[Tensor, Tensor | None], Tensor]
 Enter = Callable[[np.ndarray, Layout], Entry]
 
 
@@ -35,7 +35,7 @@ def infer(
     Args:
         driver: of the base.
         adapter: attached while it runs.
-        head: rows (N, D) -> logits (N, C).
+        head: rows (N, D) and the tokens asked for behind them (`Examples.next_of`) -> logits (N, C).
         examples: tokenized; `targets` are not looked at.
         num_outputs: C.
         params: the backbone's own tensors by name, where fine-tuning changed them.
@@ -65,12 +65,13 @@ def _outputs(
     width = num_outputs if examples.wanted is None else 1
     out = np.empty((int(examples.num_rows.sum()), width), np.float32)
     with torch.no_grad():
-        if not adapter.sites and params is None and examples.wanted is None:
+        if not adapter.sites and params is None and examples.wanted is None and examples.next_tokens is None:
             rows = base_rows(driver, examples)
-            return head(rows).float().cpu().numpy() if len(examples) else out
+            return head(rows, None).float().cpu().numpy() if len(examples) else out
         for chosen in token_chunks(examples.all_ids, EVAL_TOKENS, room):
             rows = _pass(driver, adapter, examples, chosen, params, enter)
-            out[examples.rows(chosen)] = examples.counted(head(rows), chosen).float().cpu().numpy()
+            outputs = head(rows, examples.next_of(chosen, rows.device))
+            out[examples.rows(chosen)] = examples.counted(outputs, chosen).float().cpu().numpy()
     return out
 
 

@@ -207,27 +207,30 @@ class Lane:
             name.removeprefix(prefix): value.to(dtype) for name, value in self.base_params.items() if name not in pooler
         }
 
-    def outputs(self, rows_ND: Tensor, layout: Layout | None, row_numbers_N: Tensor | None) -> Tensor:
+    def outputs(
+        self, rows_ND: Tensor, layout: Layout | None, row_numbers_N: Tensor | None, next_N: Tensor | None = None
+    ) -> Tensor:
         """The head on the rows it reads.
 
         Args:
             rows_ND: (N, D).
             layout: the pass they come from, and `row_numbers_N` where in it; dropout of the head is active in a
                 training pass of a lane with base dropout.
+            next_N: the token asked for behind each row, if any; see `Examples.next_of`.
 
         Returns:
             (N, C).
         """
         pooler = {name: self.base_params[name] for name in self.head.frozen_names if name in self.base_params}
         if layout is None or not layout.training or not self.base_dropout:
-            return self.head.forward(self.head_params, rows_ND, pooler_params=pooler or None)
+            return self.head.forward(self.head_params, rows_ND, pooler_params=pooler or None, next_N=next_N)
         keys = layout.dropout
 
         def drop(x: Tensor, name: str, rate: float) -> Tensor:
             assert row_numbers_N is not None
             return keys.picked(x, f"head.{name}", rate, row_numbers_N)
 
-        return self.head.forward(self.head_params, rows_ND, dropout=drop, pooler_params=pooler or None)
+        return self.head.forward(self.head_params, rows_ND, dropout=drop, pooler_params=pooler or None, next_N=next_N)
 
     def agreement(self, logits_NC: Tensor, index: np.ndarray, forward: int) -> Tensor | None:
         """What the method makes of a forward's logits beside those of the step's earlier forwards.

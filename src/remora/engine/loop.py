@@ -175,7 +175,7 @@ def evaluate(
     return infer(
         driver,
         lane.adapter,
-        lambda rows_ND: lane.outputs(rows_ND, None, None),
+        lambda rows_ND, next_N: lane.outputs(rows_ND, None, None, next_N),
         examples,
         num_outputs=data.num_outputs,
         params=lane.compute_params(),
@@ -321,7 +321,8 @@ def _features_step(data: TrialData, lane: Lane, features: FeatureCache) -> Tenso
     train = lane.train
     rows = every[to_device(train.rows(train.sequences(chosen)), every.device)]
     targets = to_device(train.targets[chosen], rows.device)
-    losses = data.task.loss(train.logits(lane.outputs(rows, None, None), chosen), targets)
+    next_N = train.next_of(train.sequences(chosen), rows.device)
+    losses = data.task.loss(train.logits(lane.outputs(rows, None, None, next_N), chosen), targets)
     loss = losses.mean() if train.weights is None else losses.sum() / train.weight(chosen)
     loss.backward()
     return loss.detach()
@@ -410,7 +411,8 @@ def _losses(
     start = 0
     for share, reads in zip(shares, layout.lane_reads, strict=True):
         lane = share.lane
-        logits = lane.train.logits(lane.outputs(rows[reads], layout, numbers[reads]), share.chosen)
+        next_N = lane.train.next_of(share.sequences, rows.device)
+        logits = lane.train.logits(lane.outputs(rows[reads], layout, numbers[reads], next_N), share.chosen)
         own = targets[start : start + len(share.chosen)]
         start += len(share.chosen)
         num_forwards = lane.method.num_forwards()

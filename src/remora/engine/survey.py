@@ -65,7 +65,8 @@ def weight_gradients(
             places=None if examples.places is None else [examples.places[i] for i in sequences],
         )
         rows, _ = driver.read(driver.lay_out([batch], training=False), [probe])
-        logits = examples.logits(head.forward(head_params, rows), np.array([number]))
+        outputs = head.forward(head_params, rows, next_N=examples.next_of(sequences, rows.device))
+        logits = examples.logits(outputs, np.array([number]))
         targets = torch.from_numpy(examples.targets[[number]]).to(logits.device)
         loss = task.loss(logits, targets).sum()
         yield dict(zip(zeros, torch.autograd.grad(loss, list(zeros.values())), strict=True))

@@ -99,6 +99,7 @@ class HeadTemplate:
         *,
         dropout: Dropout | None = None,
         pooler_params: Mapping[str, Tensor] | None = None,
+        next_N: Tensor | None = None,
     ) -> Tensor:
         """Logits of the rows that are read.
 
@@ -108,10 +109,12 @@ class HeadTemplate:
             dropout: called as ``dropout(x, name, rate)`` at each dropout of the head, name unique within the head;
                 None leaves dropout off.
             pooler_params: replaces the base's pretrained pooler, for full fine-tuning.
+            next_N: of a language-modelling head only, the token asked for behind each row.
 
         Returns:
             logits_NC in the type of ``params``.
         """
+        assert next_N is None, "this head has classes, not tokens"
         dtype = next(iter(params.values())).dtype
         pooler = self.base.pooler if pooler_params is None else pooler_params
         x = rows_ND.to(dtype)

@@ -2,8 +2,8 @@
 
 Its weights are the base's: those of the token embedding where the two are tied (no copy is made), else a tensor of the
 checkpoint, which belongs to the base as a pretrained pooler does. Nothing of it is trained but in full fine-tuning,
-where tied stays tied. Of each row only the logarithms of the probabilities of a few tokens leave it: logits over the
-whole vocabulary would take more memory than everything else.
+where tied stays tied. Of each row only the logarithms of the probabilities of a few tokens leave it, the same ones for
+all rows or one for each row: logits over the whole vocabulary would take more memory than everything else.
 """
 
 # N rows, D features, V tokens of the vocabulary, U tokens that are asked for
@@ -13,15 +13,12 @@ from functools import cached_property
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from remora.errors import ModelError
 from remora.models.base import LM_HEAD, Base
 from remora.models.head_steps import HeadKind, Step
 from remora.models.heads import Dropout, HeadTemplate
-
-_ROWS = 256
-"""Rows at a time where no gradient is kept, so that logits over the vocabulary take little room."""
+from remora.models.next_token import ROWS, next_log_probs, wide_logits
 
 
 def require_causal(base: Base) -> None:
@@ -50,9 +47,9 @@ class LanguageHead(HeadTemplate):
 
     Args:
         base: a decoder, loaded with its language-modelling head.
-        num_outputs: U.
+        num_outputs: U, or 1 where every row has a token of its own.
         kind: always ``lm``.
-        tokens: ids of the U tokens, the outputs in order.
+        tokens: ids of the U tokens, the outputs in order; empty where every row has a token of its own.
 
     Raises:
         ModelError: the base sees in both directions, or was loaded without the head.
@@ -94,6 +91,7 @@ class LanguageHead(HeadTemplate):
         *,
         dropout: Dropout | None = None,
         pooler_params: Mapping[str, Tensor] | None = None,
+        next_N: Tensor | None = None,
     ) -> Tensor:
         """Logarithms of the probabilities of the tokens asked for, as what follows each row.
 
@@ -102,18 +100,25 @@ class LanguageHead(HeadTemplate):
             rows_ND: last hidden states, any float type.
             dropout: there is none in this head.
             pooler_params: W of full fine-tuning, by name.
+            next_N: the one token that is asked for behind each row; None for `tokens` behind all.
 
         Returns:
-            (N, U), float32 at least.
+            (N, U), float32 at least; (N, 1) of tokens that differ between rows.
         """
         weight_VD = (pooler_params or {}).get(self.weight_name)
         if weight_VD is None:
             weight_VD = self._own_weight()
         weight_VD = weight_VD.to(device=rows_ND.device, dtype=self.base.dtype)
         rows_ND = rows_ND.to(self.base.dtype)
+        if next_N is not None:
+            return next_log_probs(rows_ND, weight_VD, next_N, self._cap)[:, None]
         asked_U = torch.tensor(self.tokens, device=rows_ND.device)
-        parts = [rows_ND] if torch.is_grad_enabled() else rows_ND.split(_ROWS)
+        parts = [rows_ND] if torch.is_grad_enabled() else rows_ND.split(ROWS)
         return torch.cat([self._log_probs(part, weight_VD, asked_U) for part in parts])
+
+    @cached_property
+    def _cap(self) -> float | None:
+        return self.base.config.to_dict().get("final_logit_softcapping")
 
     def _own_weight(self) -> Tensor:
         if is_tied(self.base):
@@ -121,12 +126,7 @@ class LanguageHead(HeadTemplate):
         return self.base.pooler[self.weight_name]
 
     def _log_probs(self, rows_ND: Tensor, weight_VD: Tensor, asked_U: Tensor) -> Tensor:
-        logits_NV = F.linear(rows_ND, weight_VD)
-        if logits_NV.dtype in (torch.bfloat16, torch.float16):
-            logits_NV = logits_NV.float()
-        cap = self.base.config.to_dict().get("final_logit_softcapping")
-        if cap is not None:
-            logits_NV = torch.tanh(logits_NV / cap) * cap
+        logits_NV = wide_logits(rows_ND, weight_VD, self._cap)
         return logits_NV.index_select(1, asked_U) - logits_NV.logsumexp(1, keepdim=True)
 
 
