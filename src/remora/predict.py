@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from remora.adapters.format import LoadedAdapter, load_onto
+from remora.adapters.generation import summaries_of
 from remora.adapters.peft_config import read_peft_config
 from remora.adapters.peft_import import import_adapter
 from remora.adapters.record import PEFT_CONFIG, RECORD_FILE, AdapterRecord, read_record
@@ -16,6 +17,7 @@ from remora.data.clusters import Span, spans_of
 from remora.data.dataset import Dataset
 from remora.data.kinds import CLASSES, FORMS, LETTERS, Form
 from remora.data.prompts import PromptEncoder
+from remora.data.summary_prompts import SummaryEncoder
 from remora.data.tokenize import TextEncoder
 from remora.engine.driver import Driver
 from remora.engine.examples import tokenized
@@ -26,6 +28,7 @@ from remora.errors import AdapterError, ConfigError, DataError
 from remora.models.base import Base
 from remora.models.load import load_base
 from remora.tasks.base import make_task
+from remora.tasks.summarization import Summarization
 
 Text = str | tuple[str, str] | tuple[str, Sequence[str]] | Sequence[str] | Sequence[Sequence[str]]
 """A text, the two of a pair, a question and its choices, the words of a sentence, or the sentences of a document."""
@@ -37,8 +40,8 @@ class Prediction:
 
     Args:
         label: the most probable class, the number of a regression, the letter of a choice (A is the first), or the tags
-            of all words; or the clusters of a document, each of spans [start, end) of its words.
-        scores: probability per class or choice, in their order; empty for regression, for words and for documents.
+            of all words; or the clusters of a document, each of spans [start, end) of its words; or a summary.
+        scores: probability per class or choice, in their order; empty for regression, words, documents and summaries.
     """
 
     label: str | float | tuple[str, ...] | tuple[tuple[Span, ...], ...]
@@ -83,6 +86,9 @@ class Predictor:
         Raises:
             DataError: not texts, or a pair where one text is read (or the other way round), as far as that is known.
         """
+        if self.form == "source":
+            rows = [self._parts(number, text) for number, text in enumerate(texts)]
+            return [Prediction(label=summary) for summary in self._summaries(rows)]
         logits_BC = self.logits(texts)
         if self.form in ("words", "document"):
             rows = [self._parts(number, text) for number, text in enumerate(texts)]
@@ -101,8 +107,24 @@ class Predictor:
             found.append(Prediction(label=names[int(row.argmax())], scores=scores))
         return found
 
+    def _summaries(self, rows: Sequence[tuple[str, ...]]) -> list[str]:
+        """What is written about documents."""
+        prompt, settings = self.record.prompt, self.record.generation
+        assert prompt is not None, "it is recorded with every adapter that writes"
+        assert settings is not None, "it is recorded with every adapter that writes"
+        encoder = SummaryEncoder(self.base.tokenizer, prompt, settings.max_new_tokens)
+        room = self.loaded.adapter.method.num_virtual_tokens
+        encoded = encoder.encode_texts(rows, self.record.max_length, room)
+        return summaries_of(self.base, self.loaded, encoder, encoded.ids, settings)
+
     def logits(self, texts: Sequence[Text]) -> np.ndarray:
-        """Logits (B, C) float32 of texts."""
+        """Logits (B, C) float32 of texts.
+
+        Raises:
+            DataError: as `predict`; or the adapter writes texts, which are not read off logits.
+        """
+        if self.form == "source":
+            raise DataError("an adapter that writes summaries has no logits of answers", "use predict")
         rows = [self._parts(number, text) for number, text in enumerate(texts)]
         if self.form == "text" and len({len(row) for row in rows}) > 1:
             raise DataError("some texts are pairs and some are not")
@@ -178,6 +200,8 @@ class Predictor:
             raise DataError(
                 f"{rows.source} has {len(rows.texts[0])} texts a row, the adapter reads {self._num_texts[0]}"
             )
+        if isinstance(task, Summarization):
+            return task.score(self._summaries(rows.texts), rows.labels)
         return task.metrics(task.targets(rows), self._logits(rows.texts))
 
     @property

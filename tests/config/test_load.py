@@ -98,7 +98,8 @@ def test_everything_wrong_is_told_at_once_in_the_order_of_the_file(tmp_path: Pat
         ({**MINIMAL, "protocol": {"seeds": True}}, "here: protocol.seeds: must be a whole number; found true"),
         (
             {**MINIMAL, "zzz": 1},
-            "here: zzz: there is no such setting; there are name, kind, model, data, methods, protocol, engine, prompt",
+            "here: zzz: there is no such setting; there are name, kind, model, data, methods, protocol, engine, prompt,"
+            " generation",
         ),
     ],
 )

@@ -187,10 +187,22 @@ class TestHub:
         assert data.test.texts[:2] == (("q0", "p0"), ("q1", "p1"))
         assert data.test.labels[:2] == ("false", "true")
 
-    def test_a_task_that_is_not_available_is_told_before_fetching(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_card_of_summaries(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        columns = ("dialogue", "summary")
+        rows: list[tuple[object, ...]] = [(f"A: {i}", f"about {i}") for i in range(9)]
+        splits = {name: HubSplit(None, rows, columns) for name in ("train", "validation", "test")}
+        install_hub(monkeypatch, splits)
+        data = load_dataset(DataConfig(path="dialogsum"))
+        assert (data.card, data.task, data.text_columns, data.metric) == (
+            "dialogsum", "summarization", ("document",), "rouge2",
+        )  # fmt: skip
+        assert data.test.texts[1] == ("A: 1",)
+        assert data.test.labels[1] == '["about 1"]'
+
+    def test_a_card_without_any_source(self, monkeypatch: pytest.MonkeyPatch) -> None:
         calls = install_hub(monkeypatch, {})
-        with pytest.raises(DataError, match=r"'xsum' is for (?s:.*) is not available"):
-            load_dataset(DataConfig(path="xsum"))
+        with pytest.raises(DataError, match="neither rows shipped with Remora nor a copy on the Hub"):
+            load_dataset(DataConfig(path="conll2012"))
         assert calls == []
 
     def test_an_id_with_revision_and_configuration(self, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from remora.adapters.classes import auto_class, class_kind
 from remora.adapters.record import PEFT_TENSORS, AdapterRecord
+from remora.config.schema import GenerationConfig
 from remora.data.prompts import Prompt, PromptEncoder
 from remora.models.base import Base
 from remora.models.files import ALIASES
@@ -30,7 +31,7 @@ def model_card(record: AdapterRecord, base: Base, notes: Sequence[str], *, merge
         merged: whether the folder holds a model with the adapter merged in, which Remora reads as a base model only.
     """
     parts = [_front_matter(record), f"# {record.label} on {record.data_name}\n"]
-    answers = {"choice": "which choice is right", "coreference": _mentions(record)}
+    answers = {"choice": "which choice is right", "coreference": _mentions(record), "lm": _writes(record)}
     labels = answers.get(record.head) or ", ".join(record.label_names) or "a number"
     origin = "trained with Remora's method" if record.num_texts else "trained elsewhere and read as Remora's method"
     kind = "model made of" if merged else "adapter for"
@@ -50,6 +51,13 @@ def model_card(record: AdapterRecord, base: Base, notes: Sequence[str], *, merge
     if record.num_texts:
         parts += ["## How it was trained\n", _facts(record)]
     return "\n".join(parts)
+
+
+def _writes(record: AdapterRecord) -> str:
+    """What a language model writes; nothing where it chooses among classes."""
+    if record.generation is None:
+        return ""
+    return f"with a summary of up to {record.generation.max_new_tokens} tokens"
 
 
 def _mentions(record: AdapterRecord) -> str:
@@ -111,6 +119,8 @@ def _ask(record: AdapterRecord, base: Base) -> list[str]:
         return _ask_choices(record, base)
     if record.head == "token":
         return _ask_words(record)
+    if record.prompt is not None and record.generation is not None:
+        return _ask_summary(record.prompt, record.generation)
     if record.prompt is not None:
         return _ask_prompts(record.prompt, base)
     texts = '["first text"], ["second text"]' if record.num_texts == 2 else '["your text"]'
@@ -123,6 +133,19 @@ def _ask(record: AdapterRecord, base: Base) -> list[str]:
     else:
         lines.append("print(logits[:, 0].tolist())")
     return lines
+
+
+def _ask_summary(prompt: Prompt, settings: GenerationConfig) -> list[str]:
+    """What is written behind the prompt."""
+    shown, _ = prompt.text([f"your text {number + 1}" for number in range(prompt.num_texts)])
+    special = "" if not prompt.whole else ", add_special_tokens=False"
+    search = ", ".join(f"{name}={value}" for name, value in settings.model_dump().items())
+    return [
+        f"prompt = {json.dumps(shown, ensure_ascii=False)}",
+        f'inputs = tokenizer(prompt{special}, return_tensors="pt", return_token_type_ids=False)',
+        f"output = model.generate(**inputs, do_sample=False, {search})",
+        'print(tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True).strip())',
+    ]
 
 
 def _ask_prompts(prompt: Prompt, base: Base) -> list[str]:
@@ -252,6 +275,11 @@ def _asked(record: AdapterRecord) -> dict[str, str]:
     """How a language model was asked."""
     if record.prompt is None:
         return {}
+    if record.generation is not None:
+        return {
+            "prompt": f"template {json.dumps(record.prompt.template, ensure_ascii=False)}",
+            "generation": json.dumps(record.generation.model_dump(), sort_keys=True),
+        }
     words = json.dumps(record.prompt.labels, ensure_ascii=False)
     return {
         "prompt": f"template {json.dumps(record.prompt.template, ensure_ascii=False)}, {record.prompt.shots} shots",

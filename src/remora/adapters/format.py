@@ -25,6 +25,7 @@ from remora.adapters.record import (
     BaseRecord,
     Storage,
 )
+from remora.config.schema import GenerationConfig
 from remora.data.clusters import MentionRules
 from remora.data.kinds import TaskName
 from remora.data.prompts import Prompt, PromptEncoder
@@ -36,7 +37,7 @@ from remora.models.base import Base
 from remora.models.head_steps import HeadKind
 from remora.models.heads import HeadTemplate
 from remora.models.language_head import head_for
-from remora.tasks.base import make_task
+from remora.tasks.base import Task, make_task
 
 READS_VIRTUAL = (
     "peft's classification models let the head read a virtual token, so their logits differ; the hidden states agree."
@@ -66,7 +67,8 @@ class AdapterInfo:
         max_length: tokens per example.
         hyperparameters: of the trial; `seed`, `stream` and `trial` (its id).
         mentions: of coreference, what mentions are like in the data.
-        prompt: of prompt classification.
+        prompt: how a language model is asked, where one is.
+        generation: how summaries are written, of summarization.
     """
 
     label: str
@@ -85,25 +87,40 @@ class AdapterInfo:
     trial: str = ""
     mentions: MentionRules | None = None
     prompt: Prompt | None = None
+    generation: GenerationConfig | None = None
+
+    @property
+    def bound_task(self) -> Task:
+        """The task, bound to what is recorded of the data."""
+        return make_task(self.task, label_names=self.label_names, mentions=self.mentions)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class LoadedAdapter:
+class Attached:
     """An adapter on its base.
 
     Args:
-        record: what it is.
         adapter: its tensors at their sites.
         head: template of its head, and `head_params`.
         base_params: what replaces tensors of the backbone and the pooler, by Hugging Face name: all of them after full
             fine-tuning, otherwise those that an adapter from elsewhere holds whole.
     """
 
-    record: AdapterRecord
     adapter: AdapterTensors
     head: HeadTemplate
     head_params: dict[str, Tensor]
     base_params: dict[str, Tensor]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class LoadedAdapter(Attached):
+    """An adapter on its base, read from a folder.
+
+    Args:
+        record: what it is.
+    """
+
+    record: AdapterRecord
 
 
 def save_adapter(folder: Path, base: Base, outcome: TrialOutcome, info: AdapterInfo) -> int:
@@ -118,11 +135,9 @@ def save_adapter(folder: Path, base: Base, outcome: TrialOutcome, info: AdapterI
     Returns:
         Bytes of the file that holds the exact tensors.
     """
-    method = get_method(outcome.spec.method, outcome.spec.settings)
-    adapter = filled_adapter(method, base, {**outcome.frozen, **outcome.adapter}, outcome.spec.stream_seed("init"))
-    task = make_task(info.task, label_names=info.label_names, mentions=info.mentions)
-    kind = task.head
-    head = head_of(base, task.num_outputs, kind, info.prompt)
+    own = attached(base, outcome, info.bound_task, info.prompt)
+    adapter, head = own.adapter, own.head
+    method, kind = adapter.method, head.kind
     form = peft_form(adapter, head, outcome.head)
     storage: Storage = "peft" if form is not None and form.exact else "remora" if method.shares_base else "checkpoint"
     files: dict[str, str] = {}
@@ -140,6 +155,24 @@ def save_adapter(folder: Path, base: Base, outcome: TrialOutcome, info: AdapterI
         (aside / CARD_FILE).write_text(model_card(record, base, notes), encoding="utf-8")
         write_json(aside / RECORD_FILE, record.model_dump(mode="json"))
         return (aside / TENSOR_FILE[storage]).stat().st_size
+
+
+def attached(base: Base, outcome: TrialOutcome, task: Task, prompt: Prompt | None) -> Attached:
+    """What a trial trained, on its base.
+
+    Args:
+        base: the trial's base.
+        outcome: of the trial.
+        task: bound to its data.
+        prompt: how a language model is asked, where one is.
+    """
+    method = get_method(outcome.spec.method, outcome.spec.settings)
+    return Attached(
+        adapter=filled_adapter(method, base, {**outcome.frozen, **outcome.adapter}, outcome.spec.stream_seed("init")),
+        head=head_of(base, task.num_outputs, task.head, prompt),
+        head_params=dict(outcome.head),
+        base_params=dict(outcome.base_weights),
+    )
 
 
 def load_onto(folder: Path, record: AdapterRecord, base: Base) -> LoadedAdapter:
@@ -190,8 +223,8 @@ def load_onto(folder: Path, record: AdapterRecord, base: Base) -> LoadedAdapter:
 
 
 def head_of(base: Base, num_outputs: int, kind: HeadKind, prompt: Prompt | None) -> HeadTemplate:
-    """The head of an adapter; that of a language model looks at the tokens of the prompt's answers."""
-    if prompt is None:
+    """The head of an adapter; that of a language model looks at the tokens of the prompt's answers, if any."""
+    if prompt is None or not prompt.labels:
         return head_for(base, num_outputs, kind)
     tokens = PromptEncoder(base.tokenizer, prompt).tokens
     return head_for(base, len(tokens), kind, tokens)
@@ -291,6 +324,7 @@ def _record(
             "trial": info.trial,
             "steps": outcome.step,
             "prompt": info.prompt,
+            "generation": info.generation,
             "storage": storage,
             "files": files,
             "mentions": info.mentions,

@@ -8,12 +8,13 @@ from torch import Tensor
 from remora.adapters.card import model_card
 from remora.adapters.checkpoint import write_checkpoint
 from remora.adapters.folder import written_whole
-from remora.adapters.format import LoadedAdapter
+from remora.adapters.format import Attached, LoadedAdapter
 from remora.adapters.record import CARD_FILE, CHECKPOINT_TENSORS
 from remora.errors import AdapterError
-from remora.methods.base import SiteWeights, weights_at
+from remora.methods.base import AdapterTensors, SiteWeights, weights_at
 from remora.models.base import Base
 from remora.models.quantised import dense_tensors
+from remora.models.sites import Site
 
 
 def merged_tensors(base: Base, loaded: LoadedAdapter) -> dict[str, Tensor]:
@@ -33,21 +34,34 @@ def merged_tensors(base: Base, loaded: LoadedAdapter) -> dict[str, Tensor]:
     Raises:
         AdapterError: the method changes more than weights.
     """
-    method, adapter = loaded.adapter.method, loaded.adapter
-    if not method.shares_base:
-        return {**loaded.base_params, **loaded.head_params}
     reason = unmergeable(loaded)
     if reason is not None:
         raise AdapterError(f"{loaded.record.label} cannot be merged: {reason}", "use the adapter with Remora or peft")
+    return folded_tensors(base, loaded)
+
+
+def folded_tensors(base: Base, own: Attached) -> dict[str, Tensor]:
+    """`merged_tensors` of an adapter whose method changes weights only.
+
+    Where a method gives a linear layer a bias that has none in the base, it is among the tensors.
+    """
+    method, adapter = own.adapter.method, own.adapter
+    if not method.shares_base:
+        return {**own.base_params, **own.head_params}
     prefix, wide = base.arch.hf_prefix, torch.float64 if base.dtype == torch.float64 else torch.float32
     tensors = {prefix + name: value.detach().to(wide) for name, value in dense_tensors(base)}
     wholes = {site.module for site in adapter.sites if not site.is_part}
     for site in adapter.sites:
-        own, state = weights_at(base, site), adapter.at(site)
-        own = SiteWeights(weight=own.weight.to(wide), bias=None if own.bias is None else own.bias.to(wide))
+        frozen, state = weights_at(base, site), adapter.at(site)
+        bias = None if frozen.bias is None else frozen.bias.to(wide)
         with torch.no_grad():
-            merged = method.merged(state, site, own)
-        for name, before, value in (("weight", own.weight, merged.weight), ("bias", own.bias, merged.bias)):
+            if _adds_bias(base, adapter, site):
+                weight = tensors[f"{prefix}{site.module}.weight"]
+                bias = weight.new_zeros(site.out_features)
+                tensors.setdefault(f"{prefix}{site.module}.bias", weight.new_zeros(len(weight)))
+            frozen = SiteWeights(weight=frozen.weight.to(wide), bias=bias)
+            merged = method.merged(state, site, frozen)
+        for name, before, value in (("weight", frozen.weight, merged.weight), ("bias", frozen.bias, merged.bias)):
             if value is not None:
                 key = f"{prefix}{site.module}.{name}"
                 whole = tensors[key].clone()
@@ -57,9 +71,9 @@ def merged_tensors(base: Base, loaded: LoadedAdapter) -> dict[str, Tensor]:
                 else:
                     view[site.rows()] = value
                 tensors[key] = whole
-    whole = {name: value.to(wide) for name, value in loaded.base_params.items()}
-    pooler = {name: value.to(wide) for name, value in loaded.head.pooler.items()}
-    return {**tensors, **pooler, **whole, **loaded.head_params}
+    whole = {name: value.to(wide) for name, value in own.base_params.items()}
+    pooler = {name: value.to(wide) for name, value in own.head.pooler.items()}
+    return {**tensors, **pooler, **whole, **own.head_params}
 
 
 def unmergeable(loaded: LoadedAdapter) -> str | None:
@@ -70,11 +84,17 @@ def unmergeable(loaded: LoadedAdapter) -> str | None:
     if not method.mergeable:
         return f"{method.name} changes more than weights"
     for site in adapter.sites:
-        if site.bias or not method.changes(site):
-            continue
-        if method.change(adapter.at(site), site, weights_at(loaded.head.base, site)).bias is not None:
+        if _adds_bias(loaded.head.base, adapter, site):
             return f"{site.hf_name} has no bias that could hold the trained one"
     return None
+
+
+def _adds_bias(base: Base, adapter: AdapterTensors, site: Site) -> bool:
+    """Whether a method trains a bias of a linear layer that has none in the base."""
+    method = adapter.method
+    if site.bias or not method.changes(site):
+        return False
+    return method.change(adapter.at(site), site, weights_at(base, site)).bias is not None
 
 
 def save_merged(folder: Path, base: Base, loaded: LoadedAdapter) -> None:

@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
+from remora.config.schema import GenerationConfig
 from remora.data.clusters import MentionRules
 from remora.data.kinds import TaskName
 from remora.data.prompts import Prompt
@@ -82,7 +83,8 @@ class AdapterRecord(_Strict):
         metric: headline; `metrics` by split.
         hyperparameters: of the trial, `seed`, `stream` and `trial` (its id).
         steps: optimizer steps taken.
-        prompt: how texts are put to a language model, and what its answers mean; of prompt classification.
+        prompt: how texts are put to a language model, and what its answers mean.
+        generation: how summaries are written, of summarization.
         storage: which file holds the exact tensors.
         files: SHA-256 of every tensor file.
         mentions: of coreference, what mentions are like in the data.
@@ -110,6 +112,7 @@ class AdapterRecord(_Strict):
     trial: str
     steps: int
     prompt: Prompt | None = None
+    generation: GenerationConfig | None = None
     storage: Storage
     files: dict[str, str]
     mentions: MentionRules | None = None
@@ -118,6 +121,8 @@ class AdapterRecord(_Strict):
     def _complete(self) -> "AdapterRecord":
         if (self.task == "coreference") != (self.mentions is not None):
             raise ValueError("mentions are recorded with coreference, and with nothing else")
+        if (self.task == "summarization") != (self.generation is not None):
+            raise ValueError("generation is recorded with summarization, and with nothing else")
         return self
 
     @property

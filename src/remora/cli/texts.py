@@ -124,6 +124,7 @@ _LACKS: dict[Form, str] = {
     "choices": "no question with a list of choices",
     "words": "no words",
     "document": "no list of sentences",
+    "source": "no text",
 }
 
 

@@ -10,7 +10,7 @@ from typing import Any, Union, cast, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
-from remora.config.schema import MethodEntry, StudyConfig
+from remora.config.schema import PROMPTED, MethodEntry, PromptConfig, StudyConfig
 from remora.config.templates import READY_MADE, column_problems
 from remora.config.tree import SHORTHAND, Tree, apply_overrides, parse_tree
 from remora.config.yaml12 import Path as KeyPath
@@ -20,6 +20,8 @@ from remora.errors import ConfigError
 __all__ = ["Tree", "apply_overrides", "build_study", "dump_yaml", "fingerprint", "load_yaml", "read_study"]
 
 Problem = tuple[KeyPath, str]
+CLASS_SETTINGS = ("labels", "shots", "calibration")
+"""Settings of prompts about classes."""
 
 
 def load_yaml(path: Path | str) -> Tree:
@@ -117,13 +119,27 @@ def _unknown_methods(entries: object, known: tuple[str, ...]) -> list[Problem]:
 
 def _prompt_problems(study: StudyConfig) -> list[Problem]:
     """Settings of prompts without prompts, and fields of a template that are none of the columns named."""
-    prompt, columns = study.prompt, study.data.text
-    if not study.prompts:
-        given = prompt != type(prompt)()
-        return [(("prompt",), "has a meaning with data.task=prompt-classification only")] if given else []
+    prompt, columns, task = study.prompt, study.data.text, study.data.task
+    problems = unmeant(study) if task != "auto" else []
+    if task == "summarization":
+        plain = PromptConfig()
+        given = [name for name in CLASS_SETTINGS if getattr(prompt, name) != getattr(plain, name)]
+        problems += [(("prompt", name), "has a meaning for classes only, not for summaries") for name in given]
+    if problems or not study.prompts:
+        return problems
     if prompt.template in READY_MADE or columns is None:
         return []
     return [(("prompt", "template"), problem) for problem in column_problems(prompt.template, columns)]
+
+
+def unmeant(study: StudyConfig) -> list[Problem]:
+    """Settings that mean nothing for the kind of task."""
+    problems: list[Problem] = []
+    if not study.prompts and "prompt" not in study.idle:
+        problems.append((("prompt",), f"has a meaning with data.task={' or '.join(PROMPTED)} only"))
+    if study.data.task != "summarization" and "generation" not in study.idle:
+        problems.append((("generation",), "has a meaning with data.task=summarization only"))
+    return problems
 
 
 def near_match(name: str, known: Iterable[str]) -> str:
@@ -144,8 +160,8 @@ def fingerprint(study: StudyConfig) -> str:
     if study.data.tag_scheme == "bio":
         del settings["data"]["tag_scheme"]
     del settings["engine"]["lease_seconds"]  # how long to wait for others is no part of a study
-    if not study.prompts:
-        del settings["prompt"]
+    for section in study.idle:
+        del settings[section]
     canonical = json.dumps(settings, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()
 
@@ -156,8 +172,8 @@ def dump_yaml(study: StudyConfig) -> str:
     values["methods"] = [
         {key: value for key, value in entry.items() if value is not None and value != {}} for entry in values["methods"]
     ]
-    if not study.prompts:
-        del values["prompt"]
+    for section in study.idle:
+        del values[section]
     return to_yaml(values)
 
 
@@ -244,7 +260,7 @@ def _near_setting(path: KeyPath) -> str:
         return near
     elsewhere = {
         field: f"{section}.{field}"
-        for section in ("protocol", "data", "model", "engine", "prompt")
+        for section in ("protocol", "data", "model", "engine", "prompt", "generation")
         for field in _fields_at((section,))
     }
     found = get_close_matches(name, elsewhere, n=1)

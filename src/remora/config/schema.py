@@ -16,7 +16,12 @@ TaskKind = Literal[
     "token-classification",
     "coreference",
     "prompt-classification",
+    "summarization",
 ]
+
+
+PROMPTED = ("prompt-classification", "summarization")
+"""Kinds of task that are put to a language model in prompts."""
 
 
 def _as_names(value: object) -> object:
@@ -74,7 +79,7 @@ class DataConfig(Settings):
 
 
 class PromptConfig(Settings):
-    """How examples are put to a causal language model; for data.task=prompt-classification."""
+    """How examples are put to a causal language model; for data.task=prompt-classification and summarization."""
 
     template: Annotated[str, Field(min_length=1)] = "alpaca"
     """alpaca, plain, chat (the one of the tokenizer), or text with the names of the text columns in braces."""
@@ -94,6 +99,19 @@ class PromptConfig(Settings):
         if problem:
             raise ValueError(problem)
         return template
+
+
+class GenerationConfig(Settings):
+    """How summaries are written; for data.task=summarization. Nothing is sampled."""
+
+    max_new_tokens: Annotated[int, Field(ge=2)] = 64
+    """Tokens of a summary, the end of the sequence included; references to train on are cut to as many."""
+    num_beams: Count = 1
+    """Beams of the search; 1 takes the likeliest token each time."""
+    length_penalty: float = 1.0
+    """Beams are ranked by their log-likelihood over their length to this power."""
+    no_repeat_ngram_size: Annotated[int, Field(ge=0)] = 0
+    """No run of so many tokens is written twice; 0 allows all."""
 
 
 ROW_SETTINGS = ("lr", "stream")
@@ -183,11 +201,21 @@ class StudyConfig(Settings):
     protocol: ProtocolConfig = ProtocolConfig()
     engine: EngineConfig = EngineConfig()
     prompt: PromptConfig = PromptConfig()
+    generation: GenerationConfig = GenerationConfig()
 
     @property
     def prompts(self) -> bool:
         """Whether a language model is asked, so that `prompt` has a meaning."""
-        return self.data.task == "prompt-classification"
+        return self.data.task in PROMPTED
+
+    @property
+    def idle(self) -> tuple[str, ...]:
+        """Sections that are as they are by default and have no meaning here; they are not written."""
+        needless = {
+            "prompt": not self.prompts and self.prompt == PromptConfig(),
+            "generation": self.data.task != "summarization" and self.generation == GenerationConfig(),
+        }
+        return tuple(name for name, is_needless in needless.items() if is_needless)
 
     @field_validator("methods")
     @classmethod

@@ -4,7 +4,7 @@ import functools
 from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, ValidationError
 
@@ -15,7 +15,7 @@ from remora.errors import DataError
 CardTask = Literal[
     "classification", "regression", "multiple-choice", "coreference", "pronoun-resolution", "summarization"
 ]
-"""What a data set is for, which may be more than studies can run: see `require_available`."""
+"""What a data set is for; see `Card.kind`."""
 
 
 class HubSource(Settings):
@@ -57,6 +57,11 @@ class Card(Settings):
     citation: str
     notes: str = ""
 
+    @property
+    def kind(self) -> TaskKind:
+        """The kind of task of its studies; pronouns are resolved by classification, see `remora.data.gap`."""
+        return "classification" if self.task == "pronoun-resolution" else self.task
+
 
 def cards_folder() -> Path:
     """The folder of the shipped cards."""
@@ -89,29 +94,6 @@ def load_card(name: str) -> Card | None:
     except ValidationError as error:
         first = error.errors()[0]
         raise DataError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
-
-
-def require_available(card: Card) -> TaskKind:
-    """Refuse a card whose kind of task no study can run.
-
-    Args:
-        card: the card that is to be used.
-
-    Returns:
-        Its kind of task; pronouns are resolved by classification, see `remora.data.gap`.
-
-    Raises:
-        DataError: its kind of task is not available.
-    """
-    available: list[TaskKind] = [kind for kind in get_args(TaskKind) if kind != "auto"]
-    task = "classification" if card.task == "pronoun-resolution" else card.task
-    for kind in available:
-        if kind == task:
-            return kind
-    raise DataError(
-        f"the data set {card.name!r} is for {card.task}, and this kind of task is not available",
-        f"studies run {', '.join(available)}; `remora list datasets` shows what each data set is for",
-    )
 
 
 def embedded_folder(name: str) -> Path | None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from remora.data.clusters import clusters_of
 from remora.data.columns import Columns
 from remora.data.kinds import LETTERS, Form
+from remora.data.summaries import references_of, source_of
 from remora.data.table import BadRow, Cell, Nested, Table, shown
 from remora.data.tags import tags_of
 from remora.errors import DataError
@@ -89,7 +90,7 @@ def check_split(checked: Checked, split: str, tables: Sequence[Table], columns: 
             texts, wrong = _read[form](cells, columns.text)
             label, problem = _answer(label, texts, columns.label, form)
             num_labelled += problem is None
-            problem = wrong if form in ("words", "document") and wrong else problem or wrong
+            problem = wrong if form in ("words", "document", "source") and wrong else problem or wrong
             if problem:
                 checked.bad.append(BadRow(place=table.place(index), message=problem))
                 continue
@@ -109,6 +110,8 @@ def _answer(label: Cell, texts: Texts, name: str, form: Form) -> tuple[Cell, str
         return tags_of(label, name, len(texts))
     if form == "document":
         return clusters_of(label, name, texts)
+    if form == "source":
+        return references_of(label, name)
     return label, _label_problem(label)
 
 
@@ -169,6 +172,11 @@ def _document(cells: Sequence[Cell], names: Sequence[str]) -> tuple[Texts, str |
     return tuple(sentences), None if sentences else f"no sentence in column {name!r}"
 
 
+def _source(cells: Sequence[Cell], names: Sequence[str]) -> tuple[Texts, str | None]:
+    """The document of a row, and what is wrong with it."""
+    return source_of(cells[0], names[0])
+
+
 def list_of_texts(cell: Cell, name: str, what: str) -> tuple[Texts, str | None]:
     """The texts of a list.
 
@@ -196,6 +204,7 @@ _read: dict[Form, Callable[[Sequence[Cell], Sequence[str]], tuple[Texts, str | N
     "choices": _question,
     "words": _sentence,
     "document": _document,
+    "source": _source,
 }
 
 

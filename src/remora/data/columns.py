@@ -27,6 +27,8 @@ WORDS = ("tokens", "words")
 TAGS = ("tags", "ner_tags", "labels", "label")
 SENTENCES = ("sentences",)
 CLUSTERS = ("clusters",)
+SOURCES = ("document", "dialogue", "article", "text")
+SUMMARIES = ("summary", "highlights", "abstract")
 ANSWERS = ("label", "answer", "answerkey", "answer_key", "target")
 
 
@@ -54,6 +56,11 @@ def word_columns(names: Iterable[str]) -> tuple[str, str] | None:
 def document_columns(names: Iterable[str]) -> tuple[str, str] | None:
     """The usual columns of a document's sentences and its clusters, if both are there."""
     return _both(names, SENTENCES, CLUSTERS)
+
+
+def summary_columns(names: Iterable[str]) -> tuple[str, str] | None:
+    """The usual columns of documents and their summaries, if both are there."""
+    return _both(names, SOURCES, SUMMARIES)
 
 
 def _both(names: Iterable[str], texts: Sequence[str], labels: Sequence[str]) -> tuple[str, str] | None:
@@ -102,6 +109,9 @@ def find_columns(
     elif form == "document":
         what, hint = "sentences and clusters", "text=SENTENCES and data.label=CLUSTERS"
         text, label = _of_one(train, text, label, document_columns(train), what, hint)
+    elif form == "source":
+        what, hint = "documents and their summaries", "text=DOCUMENT and data.label=SUMMARY"
+        text, label = _of_one(train, text, label, summary_columns(train), what, hint)
     found_label = label or _find_label(train, text or ())
     found_text = tuple(text) if text else _find_text([name for name in train if name != found_label], train)
     if found_label in found_text:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from remora.config.schema import DataConfig, TaskKind
-from remora.data.cards import Card, load_card, require_available
+from remora.data.cards import Card, load_card
 from remora.data.check import Checked, Note, Rows, check_split, count_notes, repeat_notes, settle_bad_rows
 from remora.data.clusters import MentionRules
 from remora.data.columns import Columns, choice_columns, document_columns, find_columns, word_columns
@@ -15,11 +15,12 @@ from remora.data.gap import marked
 from remora.data.hub import read_hub
 from remora.data.kinds import CLASSES, FORMS, TaskName
 from remora.data.labels import Labels, decide_labels
-from remora.data.metric_names import choose_metrics
+from remora.data.metric_names import choose_metrics, validation_metric
 from remora.data.partition import Part, partition
 from remora.data.read import read_table
 from remora.data.sources import find_files
 from remora.data.spans import types
+from remora.data.summaries import with_references
 from remora.data.table import Nested, Table
 from remora.errors import DataError
 
@@ -33,9 +34,10 @@ class Split:
     Args:
         name: ``train``, ``validation`` or ``test``.
         texts: per row one text, or two for a pair; or a question and its choices; or the words of a sentence; or
-            the sentences of a document.
+            the sentences of a document; or the one text of a document to summarize.
         labels: per row a class name (str) or a number (float); or the letter of the right choice; or the words' tags
-            with blanks between them; or the clusters of a document as JSON (`data.clusters`).
+            with blanks between them; or the clusters of a document as JSON (`data.clusters`), or its references
+            (`data.summaries`).
         source: where the rows come from, in words.
         hash: SHA-256 over texts and labels in order, hexadecimal.
     """
@@ -101,6 +103,11 @@ class Dataset:
         """The rows that are looked at once, at the end."""
         return self.splits["test"]
 
+    @property
+    def validation_metric(self) -> str:
+        """The metric on validation that chooses hyperparameters and checkpoints."""
+        return validation_metric(self.task, self.metric)
+
     def label_counts(self, split: str) -> dict[str, int]:
         """Rows per class of a split, or words per tag, in the order of ``label_names``; empty where there are none."""
         labels = self.splits[split].labels
@@ -159,9 +166,14 @@ def assemble(name: str, tables: Mapping[str, Sequence[Table]], config: DataConfi
             Note(kind="card", message=f"the card {card.name!r} does not fit the columns and is not used", count=1)
         )
         card = None
-    wanted = require_available(card) if card and config.task == "auto" else config.task
+    wanted = card.kind if card and config.task == "auto" else config.task
     if card and card.task == "pronoun-resolution":
         tables = {split: [marked(table) for table in group] for split, group in tables.items()}
+    if card and "references" in card.roles:
+        role = card.roles["references"]
+        tables = {
+            split: [with_references(table, card.label, role) for table in group] for split, group in tables.items()
+        }
     if wanted == "auto":
         wanted = _kind_by_columns(tables["train"][0], config)
     form = FORMS["classification" if wanted == "auto" else wanted]
@@ -179,7 +191,7 @@ def assemble(name: str, tables: Mapping[str, Sequence[Table]], config: DataConfi
             raise DataError(f"{split} ({tables[split][0].source}): no usable rows")
     labels = decide_labels(checked.rows, wanted, config.on_bad_rows, config.tag_scheme)
     kind = "classification" if labels.task in CLASSES else labels.task
-    if card and (kind != require_available(card) or (card.labels and set(card.labels) != set(labels.names))):
+    if card and (kind != card.kind or (card.labels and set(card.labels) != set(labels.names))):
         message = f"the card {card.name!r} has another task or other classes and is not used"
         notes.append(Note(kind="card", message=message, count=1))
         card = None

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from remora.config.schema import DataConfig
-from remora.data.cards import Card, HubSource, load_card, require_available
+from remora.data.cards import Card, HubSource, load_card
 from remora.data.cells import cell_of
 from remora.data.sources import SPLITS
 from remora.data.table import Cell, Table
@@ -26,11 +26,9 @@ def read_hub(config: DataConfig) -> tuple[str, dict[str, list[Table]], Card | No
 
     Raises:
         ResourceError: the package ``datasets`` is not installed.
-        DataError: the Hub does not have it or cannot be reached, or a card's kind of task is not available.
+        DataError: the Hub does not have it or cannot be reached.
     """
     card = load_card(config.path)
-    if card and config.task == "auto":
-        require_available(card)
     source = _parse_id(config.path) if card is None else card.hub
     if source is None:
         raise DataError(

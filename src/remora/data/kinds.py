@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 TaskName = Literal[
     "classification",
@@ -11,11 +11,12 @@ TaskName = Literal[
     "token-classification",
     "coreference",
     "prompt-classification",
+    "summarization",
 ]
 
-Form = Literal["text", "choices", "words", "document"]
+Form = Literal["text", "choices", "words", "document", "source"]
 """What the texts of an example are: one text or a pair; a question with its choices; the words of a sentence; the
-sentences of a document, each its words with blanks between them."""
+sentences of a document, each its words with blanks between them; the source of a summary, a document as one text."""
 
 FORMS: dict[TaskName, Form] = {
     "classification": "text",
@@ -24,6 +25,7 @@ FORMS: dict[TaskName, Form] = {
     "token-classification": "words",
     "coreference": "document",
     "prompt-classification": "text",
+    "summarization": "source",
 }
 
 CLASSES = ("classification", "prompt-classification")
@@ -36,12 +38,12 @@ def cells(texts: Sequence[str], form: Form) -> Sequence[str | Sequence[str] | Se
         return (texts,)
     if form == "document":
         return ([text.split(" ") for text in texts],)
-    return texts if form == "text" else (texts[0], texts[1:])
+    return (texts[0], texts[1:]) if form == "choices" else texts
 
 
-def answer(label: str | float, form: Form) -> str | float | list[str] | list[list[list[int]]]:
+def answer(label: str | float, form: Form) -> Any:
     """The label of an example as the column it came from holds it."""
-    if form == "document":
+    if form in ("document", "source"):
         return json.loads(str(label))
     return str(label).split(" ") if form == "words" else label
 

@@ -53,6 +53,8 @@ def decide_labels(rows: dict[str, Rows], wanted: str, on_bad_rows: str, tag_sche
     """
     if wanted == "multiple-choice":
         return Labels(task="multiple-choice", names=(), notes=name_answers(rows, on_bad_rows))
+    if wanted == "summarization":
+        return Labels(task="summarization", names=(), notes=())
     if wanted == "coreference":
         rules, notes = mention_rules(rows)
         return Labels(task="coreference", names=(), notes=notes, mentions=rules)

@@ -13,6 +13,9 @@ TOKEN_CLASSIFICATION = ("span_f1", "span_precision", "span_recall", "token_accur
 """Of spans as wholes, and of words; besides these, every type of span has ``f1/TYPE``."""
 COREFERENCE = ("conll_f1", "muc_f1", "b_cubed_f1", "ceaf_e_f1", "mention_f1")
 """``conll_f1`` is the mean of the three behind it."""
+SUMMARIZATION = ("rougeL", "rouge1", "rouge2")
+LOG_LIKELIHOOD = "log_likelihood"
+"""Of the tokens of summaries, the mean: what validation during training is judged by, as it needs no generation."""
 
 
 _USUAL: dict[str, tuple[str, ...]] = {
@@ -22,7 +25,18 @@ _USUAL: dict[str, tuple[str, ...]] = {
     "token-classification": TOKEN_CLASSIFICATION,
     "coreference": COREFERENCE,
     "prompt-classification": CLASSIFICATION,
+    "summarization": SUMMARIZATION,
 }
+
+
+def validation_metric(task: str, headline: str) -> str:
+    """The metric on validation that chooses hyperparameters and checkpoints: the headline metric where it is cheap.
+
+    Args:
+        task: its kind.
+        headline: the metric that counts on test.
+    """
+    return LOG_LIKELIHOOD if task == "summarization" else headline
 
 
 def choose_metrics(

@@ -7,9 +7,10 @@ the template's end, and what they add there are their tokens.
 
 import hashlib
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
@@ -73,9 +74,13 @@ class Prompt(BaseModel):
 
         Words are set apart by a blank where the template ends in neither a blank nor a line feed.
         """
-        last = str(self.parts[-1])
-        blanks = last[len(self._end) :]
-        return (blanks or ("" if self._end[-1:].isspace() else " ")) + self.labels[name]
+        return self.lead + self.labels[name]
+
+    @property
+    def lead(self) -> str:
+        """The blanks between the prompt and what follows it."""
+        blanks = str(self.parts[-1])[len(self._end) :]
+        return blanks or ("" if self._end[-1:].isspace() else " ")
 
     @property
     def _end(self) -> str:
@@ -83,45 +88,38 @@ class Prompt(BaseModel):
         return str(self.parts[-1]).rstrip(" ")
 
 
-class PromptEncoder(TextEncoder):
-    """Tokenizes prompts.
+class PromptTokenizer(TextEncoder, ABC):
+    """Tokenizes prompts, with room for what is to follow them.
 
     Args:
         tokenizer: a fast tokenizer of transformers. It is not changed.
         prompt: what the prompts are.
-        places: where each class is written in the data, for messages.
-
-    Raises:
-        ConfigError: words for a class that have no tokens, that run into the template's end, or whose tokens begin
-            another class's.
     """
 
-    def __init__(self, tokenizer: Any, prompt: Prompt, places: Mapping[str, str] | None = None) -> None:
+    shorter: ClassVar[str] = "shorten the template"
+    """What makes room for texts beside raising the limit."""
+
+    def __init__(self, tokenizer: Any, prompt: Prompt) -> None:
         super().__init__(tokenizer)
         self.prompt = prompt
-        self._places = dict(places or {})
-        self.answers: dict[str, tuple[int, ...]] = {name: self._answer(name) for name in prompt.labels}
-        self._refuse_prefixes()
-        self._longest = max(map(len, self.answers.values()))
         words = [self.fingerprint, prompt.fingerprint]
         self.fingerprint = hashlib.sha256(json.dumps(words).encode()).hexdigest()
 
     @property
-    def single(self) -> bool:
-        """Whether every class is one token, so that all are scored by one look at the prompt."""
-        return self._longest == 1
+    @abstractmethod
+    def behind(self) -> int:
+        """Tokens that may be fed behind a prompt."""
 
     @cached_property
     def least(self) -> int:
-        """Tokens of a prompt and its answer with a token of every text."""
-        bare = self.prompt.text(("",) * self.prompt.num_texts)[0]
-        length = _length(self._rules.encode(bare, add_special_tokens=self._adds_special))
-        return length + self.prompt.num_texts + self._longest - 1
+        """Tokens of a prompt and what follows it with a token of every text."""
+        length = _length(self._rules.encode(self._bare, add_special_tokens=self._adds_special))
+        return length + self.prompt.num_texts + self.behind
 
     @property
-    def tokens(self) -> tuple[int, ...]:
-        """The tokens whose probabilities decide: one per class in their order, or all that occur in any class."""
-        return tuple(dict.fromkeys(token for answer in self.answers.values() for token in answer))
+    def _bare(self) -> str:
+        """The prompt without any text."""
+        return self.prompt.text(("",) * self.prompt.num_texts)[0]
 
     def fit(self, texts: Sequence[str], max_length: int) -> tuple[str, ...]:
         """The texts of an example, cut so that prompt and answer have so many tokens at most."""
@@ -129,18 +127,14 @@ class PromptEncoder(TextEncoder):
         encoding = self._rules.encode(self.prompt.text(texts)[0], add_special_tokens=self._adds_special)
         return self._fitted(tuple(texts), encoding, budget)[0]
 
-    def content_free(self, max_length: int, room: int) -> Encoded:
-        """The prompts for inputs that say nothing."""
-        return self.encode_texts([(text,) * self.prompt.num_texts for text in CONTENT_FREE], max_length, room)
-
     def encode_texts(
         self, texts: Sequence[Sequence[str]], max_length: int, room: int = 0, form: Form = "text"
     ) -> Encoded:
-        """Tokenize prompts without the cache; the longest words for a class still fit behind each.
+        """Tokenize prompts without the cache; what is to follow still fits behind each.
 
         Args:
             texts: per example its texts.
-            max_length: tokens of a prompt and its answer, special and virtual ones included.
+            max_length: tokens of a prompt and what follows it, special and virtual ones included.
             room: virtual tokens that a method puts in front; they are taken from the budget.
             form: always ``text``.
 
@@ -209,25 +203,69 @@ class PromptEncoder(TextEncoder):
             raise ConfigError(
                 f"model.max_length={max_length}: {max_length} tokens{used} leave no room for text: template and answer "
                 f"alone take {self.least - self.prompt.num_texts}",
-                "raise model.max_length, shorten the template" + (", or take fewer shots" if self.prompt.shots else ""),
+                f"raise model.max_length, {self.shorter}" + (", or take fewer shots" if self.prompt.shots else ""),
             )
-        return max_length - room - (self._longest - 1)
+        return max_length - room - self.behind
+
+    def _added(self, follows: str) -> list[int] | None:
+        """The tokens that a text adds behind the template's end; None where it changes those before it."""
+        before = self._rules.encode(self._bare, add_special_tokens=False).ids
+        both = self._rules.encode(self._bare + follows, add_special_tokens=False).ids
+        return both[len(before) :] if both[: len(before)] == before else None
+
+
+class PromptEncoder(PromptTokenizer):
+    """Tokenizes prompts and the words for classes.
+
+    Args:
+        tokenizer: a fast tokenizer of transformers. It is not changed.
+        prompt: what the prompts are.
+        places: where each class is written in the data, for messages.
+
+    Raises:
+        ConfigError: words for a class that have no tokens, that run into the template's end, or whose tokens begin
+            another class's.
+    """
+
+    def __init__(self, tokenizer: Any, prompt: Prompt, places: Mapping[str, str] | None = None) -> None:
+        super().__init__(tokenizer, prompt)
+        self._places = dict(places or {})
+        self.answers: dict[str, tuple[int, ...]] = {name: self._answer(name) for name in prompt.labels}
+        self._refuse_prefixes()
+        self._longest = max(map(len, self.answers.values()))
+
+    @property
+    def behind(self) -> int:
+        """Tokens of the longest words for a class but the last one, behind which nothing is read."""
+        return self._longest - 1
+
+    @property
+    def single(self) -> bool:
+        """Whether every class is one token, so that all are scored by one look at the prompt."""
+        return self._longest == 1
+
+    @property
+    def tokens(self) -> tuple[int, ...]:
+        """The tokens whose probabilities decide: one per class in their order, or all that occur in any class."""
+        return tuple(dict.fromkeys(token for answer in self.answers.values() for token in answer))
+
+    def content_free(self, max_length: int, room: int) -> Encoded:
+        """The prompts for inputs that say nothing."""
+        return self.encode_texts([(text,) * self.prompt.num_texts for text in CONTENT_FREE], max_length, room)
 
     def _answer(self, name: str) -> tuple[int, ...]:
         """The tokens that a class adds behind the template's end."""
-        end = self.prompt.text(("",) * self.prompt.num_texts)[0]
-        before = self._rules.encode(end, add_special_tokens=False).ids
-        both = self._rules.encode(end + self.prompt.answer(name), add_special_tokens=False).ids
-        if not self.prompt.labels[name].strip() or len(both) <= len(before):
+        added = self._added(self.prompt.answer(name))
+        if not self.prompt.labels[name].strip() or added == []:
             raise ConfigError(
                 f"{self._shown(name)} has no tokens", f"set prompt.labels.{name} to words that the model knows"
             )
-        if both[: len(before)] != before:
+        if added is None:
             raise ConfigError(
                 f"{self._shown(name)} runs into the end of the template: together they have other tokens",
                 "end the template with a line feed or a colon",
             )
-        return tuple(both[len(before) :])
+        return tuple(added)
 
     def _refuse_prefixes(self) -> None:
         """A label that begins another one could never lose to it: what speaks for the longer one speaks for it."""

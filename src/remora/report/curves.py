@@ -21,7 +21,7 @@ def learning_curves(summary: StudySummary, what: str) -> Figure | None:
     curves = [curve for curve in summary.curves if any(_value(point, what) is not None for point in curve.points)]
     if not curves:
         return None
-    scale = 100.0 if what == "score" and summary.data.metric not in RAW_METRICS else 1.0
+    scale = 100.0 if what == "score" and summary.data.validation_metric not in RAW_METRICS else 1.0
     lines = {curve.label: _line(curve, what, scale) for curve in curves}
     best = set(summary.recommendation.best_set)
     figure, panels = small_multiples(lines, best, "epoch")

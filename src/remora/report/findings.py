@@ -22,6 +22,7 @@ from remora.results.summary_schema import Row, StudySummary
 from remora.results.wording import (
     NONE,
     RAW_METRICS,
+    capital,
     count,
     duration,
     interval,
@@ -139,7 +140,7 @@ def ranking(summary: StudySummary) -> Section:
         for row in summary.rows
     ]
     tied = len(summary.recommendation.best_set)
-    lead = f"{metric_name(summary.data.metric).capitalize()} on {plural(summary.data.splits['test'].rows, 'test row')}"
+    lead = f"{capital(metric_name(summary.data.metric))} on {plural(summary.data.splits['test'].rows, 'test row')}"
     lead += f", means over {plural(len(summary.protocol.seeds), 'seed')}."
     if tied > 1:
         lead += f" The {tied} rows in bold cannot be told apart: they are the 95 % confidence set of the best."

@@ -2,6 +2,7 @@
 
 from remora.report.blocks import (
     Block,
+    Bullets,
     Cell,
     Chip,
     ChipRow,
@@ -19,20 +20,21 @@ from remora.report.blocks import (
 from remora.report.drawings import Drawings
 from remora.results.names import shown
 from remora.results.summary_schema import Detail, StudySummary, Tuning, TuningTrial
-from remora.results.wording import listing, metric_name, number, percent, plural, points, rate, stops
+from remora.results.wording import NONE, capital, listing, metric_name, number, percent, plural, points, rate, stops
 
 NAME = 40
 CLASS = 28
 MAX_MATRIX = 24
 MAX_PAIRS = 15
+TEXT = 700
 
 
 def curves(summary: StudySummary, drawn: Drawings) -> Section | None:
     """Validation score and training loss per epoch; None when nothing was trained."""
     blocks: list[Block] = []
     if "curves-score" in drawn:
-        name = metric_name(summary.data.metric)
-        caption = f"{name.capitalize()} on validation after every epoch: mean over seeds, band from the lowest to the "
+        name = metric_name(summary.data.validation_metric)
+        caption = f"{capital(name)} on validation after every epoch: mean over seeds, band from the lowest to the "
         caption += "highest seed. Grey: the other methods. Test is never looked at during training."
         shows = f"{name} on validation per epoch"
         blocks += [Heading(text="Validation score"), Picture(name="curves-score", shows=shows, caption=caption)]
@@ -52,15 +54,16 @@ def tuning(summary: StudySummary) -> Section | None:
         ChipRow(
             head=shown(row.label, NAME),
             title=shown(row.label, 400),
-            chips=[_chip(trial, summary.data.metric) for trial in row.trials],
+            chips=[_chip(trial, summary.data.validation_metric) for trial in row.trials],
             marks=_marks(row),
         )
         for row in summary.tuning
     ]
     most = max(len(row.trials) for row in summary.tuning)
+    name = metric_name(summary.data.validation_metric)
     lead = f"Every method had the same budget: {plural(most, 'tuning trial')}, each with a learning rate from the "
-    lead += f"method's own range. The highest {metric_name(summary.data.metric)} on validation was chosen (ties by "
-    lead += "validation loss). The final trials use it with other seeds."
+    lead += f"method's own range. The highest {name} on validation was chosen (ties by validation loss). "
+    lead += "The final trials use it with other seeds."
     lead += f" {text}" if (text := halved(summary)) else ""
     heads = ("method", "learning rate and validation score of every trial, the chosen one framed")
     return Section(id="tuning", title="Tuning", blocks=[Text(text=lead), ChipTable(heads=heads, rows=rows)])
@@ -71,9 +74,7 @@ def variants(summary: StudySummary) -> Section | None:
     if not summary.variants:
         return None
     metric = summary.data.metric
-    lead = (
-        f"One training gave all of these: the same adapters, cut to a smaller form. {metric_name(metric).capitalize()} "
-    )
+    lead = f"One training gave all of these: the same adapters, cut to a smaller form. {capital(metric_name(metric))} "
     lead += "in points, mean over seeds; choose by validation."
     blocks: list[Block] = [Text(text=lead)]
     for row in summary.variants:
@@ -130,6 +131,8 @@ def detail(summary: StudySummary, drawn: Drawings) -> Section | None:
     if look is None:
         return None
     name = shown(look.label, NAME)
+    if look.written:
+        return Section(id="detail", title=f"What {name} writes", blocks=_written(summary, look))
     lead = f"{name}, {look.why}, on test; means over seeds."
     blocks: list[Block] = [Text(text=lead)]
     if "scatter" in drawn:
@@ -151,6 +154,22 @@ def detail(summary: StudySummary, drawn: Drawings) -> Section | None:
         if look.confusion:
             blocks += _matrix(look) if len(look.classes) <= MAX_MATRIX else _pairs(look)
     return Section(id="detail", title=f"A closer look at {name}", blocks=blocks)
+
+
+def _written(summary: StudySummary, look: Detail) -> list[Block]:
+    """Some documents with their references and what is written about them."""
+    name = shown(look.label, NAME)
+    before = next((row.label for row in summary.rows if row.method == "untrained"), "untrained")
+    lead = (
+        f"The first test documents, how they begin, and what {name}, {look.why}, writes about them with its first seed."
+    )
+    blocks: list[Block] = [Text(text=lead)]
+    for place, example in enumerate(look.written, 1):
+        texts = [("Document:", example.document), *(("Reference:", text) for text in example.references)]
+        texts += [] if example.untrained is None else [(f"{shown(before, NAME)}:", example.untrained or NONE)]
+        texts.append((f"{name}:", example.summary or NONE))
+        blocks += [Heading(text=f"Test document {place}"), Bullets(items=[(who, shown(t, TEXT)) for who, t in texts])]
+    return blocks
 
 
 def _matrix(look: Detail) -> list[Block]:

@@ -94,7 +94,7 @@ def tuning(run: RunDirectory, plan: RowPlan) -> Tuning | None:
         return None
     finals = final_trials(run, plan.label)
     used = finals[0].hyperparameters if finals else {}
-    rows = [_tuning_trial(trial, run.data.metric, used) for trial in trials]
+    rows = [_tuning_trial(trial, run.data.validation_metric, used) for trial in trials]
     rows.sort(key=lambda row: row.lr)
     tried = sorted({row.lr for row in rows})
     chosen = [row.lr for row in rows if row.chosen]
@@ -129,8 +129,9 @@ def curve(run: RunDirectory, plan: RowPlan) -> Curve | None:
     if not curves:
         return None
     points: list[EpochMean] = []
+    metric = run.data.validation_metric
     for at in zip(*curves, strict=False):
-        scores = [point.validation[run.data.metric] for point in at if run.data.metric in point.validation]
+        scores = [point.validation[metric] for point in at if metric in point.validation]
         points.append(
             EpochMean(
                 epoch=at[0].epoch,

@@ -13,6 +13,7 @@ from remora.results.predictions import SplitPredictions
 from remora.results.schema import RowCost, TrialResult
 from remora.results.span_detail import span_counts
 from remora.results.store import RunDirectory
+from remora.results.summary_detail import rouge_of_items
 from remora.results.summary_schema import Compared, Variance, Versus
 from remora.seeds import numpy_rng
 from remora.study.statistics import Analysis, MethodCost, MethodEstimate, StudyScores, analyse
@@ -102,6 +103,8 @@ def study_scores(
     parts = [part for seeds in tests.values() for part in seeds.values()]
     if run.data.task == "token-classification":
         return _counted(span_counts, run, tests, finals)
+    if run.data.task == "summarization":
+        return _counted(rouge_of_items, run, tests, finals)
     if run.data.task == "coreference":
         return _counted(document_tallies, run, tests, finals)
     names = LETTERS if run.data.task == "multiple-choice" else run.data.label_names
@@ -137,7 +140,7 @@ def _counted(
     tests: Mapping[str, Mapping[int, SplitPredictions]],
     finals: Mapping[str, Sequence[TrialResult]],
 ) -> StudyScores:
-    """Records of counts per sentence or document, which say what is true, found and right."""
+    """What is known of every sentence or document by itself: counts of what is true, found and right, or a score."""
     metric, num_items = run.data.metric, run.data.splits["test"].rows
     every = {label: [seeds[seed] for seed in sorted(seeds)] for label, seeds in tests.items()}
     return StudyScores(

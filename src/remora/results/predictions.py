@@ -26,11 +26,11 @@ class SplitPredictions:
 
     Args:
         targets: N label names, or N floats for regression. The tags of a sentence's words have blanks between them.
-            The clusters of a document are JSON.
+            The clusters of a document are JSON, and so are the references of a summary.
         predictions: the same kind as `targets`.
         scores: (N, C) float32 logits, C = number of labels, 1 for regression, or most choices of a question, with
             `ABSENT` where it has fewer; these are not written. (N, W, C) for words, read back as (N, W C). (N, 0) for
-            documents, whose words have hundreds.
+            documents, whose words have hundreds. (N, 3) of written summaries: F1 of ROUGE-1, 2 and L.
     """
 
     targets: tuple[str, ...] | tuple[float, ...]

@@ -15,6 +15,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
+from remora.data.metric_names import validation_metric
+
 Purpose = Literal["tuning", "final", "baseline"]
 Status = Literal["done", "diverged", "failed", "stopped"]
 TaskKind = Literal[
@@ -24,6 +26,7 @@ TaskKind = Literal[
     "token-classification",
     "coreference",
     "prompt-classification",
+    "summarization",
 ]
 Setting = JsonValue
 
@@ -174,7 +177,10 @@ class Lengths(Record):
 
 
 class DataInfo(Versioned):
-    """The data set: the headline metric comes first in `metrics`; `label_names` is in the order of the scores."""
+    """The data set: the headline metric comes first in `metrics`; `label_names` is in the order of the scores.
+
+    `documents` are the beginnings of the first test rows, where these are documents to summarize.
+    """
 
     name: str
     task: TaskKind
@@ -188,6 +194,12 @@ class DataInfo(Versioned):
     splits: dict[str, SplitInfo]
     notes: tuple[DataNote, ...] = ()
     lengths: Lengths | None = None
+    documents: tuple[str, ...] = ()
+
+    @property
+    def validation_metric(self) -> str:
+        """The metric on validation that chooses hyperparameters and checkpoints."""
+        return validation_metric(self.task, self.metric)
 
 
 # ---------------------------------------------------------------- costs.json

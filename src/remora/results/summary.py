@@ -12,6 +12,7 @@ from remora.results.predictions import SplitPredictions, read_predictions
 from remora.results.schema import ParamCount, RowCost, RowPlan, TrialResult
 from remora.results.span_detail import span_detail
 from remora.results.store import RunDirectory, read_run, write_record
+from remora.results.summary_detail import summary_detail
 from remora.results.summary_schema import Detail, Row, StudySummary
 from remora.results.verdict import recommend
 from remora.results.warnings import collect_warnings
@@ -153,6 +154,12 @@ def _ranked(rows: Sequence[Row], metric: str) -> tuple[Row, ...]:
     return tuple(sorted(rows, key=lambda row: (row.mean is None, sign * (row.mean or 0.0))))
 
 
+def _untrained(run: RunDirectory, tests: Tests) -> SplitPredictions | None:
+    """What the model as it is answers, where it was asked."""
+    labels = [plan.label for plan in run.study.rows if plan.method == "untrained"]
+    return next((part for label in labels for part in tests[label].values()), None)
+
+
 def _detail(run: RunDirectory, recommended: str | None, best: str | None, tests: Tests) -> Detail | None:
     label = recommended or best
     if label is None or not tests[label]:
@@ -165,6 +172,8 @@ def _detail(run: RunDirectory, recommended: str | None, best: str | None, tests:
         return scatter_detail(label, why, seeds)
     if run.data.task == "token-classification":
         return span_detail(label, why, seeds, run.data.label_names)
+    if run.data.task == "summarization":
+        return summary_detail(label, why, run.data.documents, tests[label], _untrained(run, tests))
     if run.data.task == "coreference":
         return coref_detail(label, why, seeds)
     return class_detail(label, why, seeds, run.data.label_names)

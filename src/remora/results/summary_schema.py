@@ -167,12 +167,22 @@ class ClassScore(Record):
     support: int
 
 
+class WrittenExample(Record):
+    """A test document, how it begins, with what is written about it; `untrained` is null where that was not asked."""
+
+    document: str
+    references: tuple[str, ...]
+    untrained: str | None
+    summary: str
+
+
 class Detail(Record):
     """A closer look at one row on test: per class for classification, target against prediction for regression.
 
     `confusion[i][j]` is the mean number of test rows of class i predicted as class j, over seeds; for spans it counts
     words, and its last row and column are those of no span, called `outside`. For coreference `classes` are
-    the metrics, and there is no confusion. `scatter` holds pairs of target and prediction (mean over seeds).
+    the metrics, and there is no confusion. `scatter` holds pairs of target and prediction (mean over seeds), `written`
+    some examples of summaries.
     """
 
     label: str
@@ -181,6 +191,7 @@ class Detail(Record):
     confusion: tuple[tuple[float, ...], ...] = ()
     scatter: tuple[tuple[float, float], ...] = ()
     outside: str | None = None
+    written: tuple[WrittenExample, ...] = ()
 
 
 class Recommendation(Record):

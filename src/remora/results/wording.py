@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-RAW_METRICS = frozenset({"mse", "rmse", "mae", "loss"})
+RAW_METRICS = frozenset({"mse", "rmse", "mae", "loss", "log_likelihood"})
 METRIC_NAMES = {
     "accuracy": "accuracy",
     "macro_f1": "macro F1",
@@ -21,6 +21,10 @@ METRIC_NAMES = {
     "b_cubed_f1": "B³ F1",
     "ceaf_e_f1": "CEAFe F1",
     "mention_f1": "mention F1",
+    "rouge1": "ROUGE-1",
+    "rouge2": "ROUGE-2",
+    "rougeL": "ROUGE-L",
+    "log_likelihood": "log-likelihood of a token",
 }
 CONSTANT_ANSWERS = {
     "classification": "the most frequent label",
@@ -29,6 +33,7 @@ CONSTANT_ANSWERS = {
     "token-classification": "the most frequent tag",
     "coreference": "that there is no mention",
     "prompt-classification": "the most frequent label",
+    "summarization": "the beginning of the text",
 }
 """What the baseline always answers that only knows how often each target occurs in train, by kind of task."""
 ASKED = {
@@ -38,6 +43,7 @@ ASKED = {
     "token-classification": "--text 'Words with blanks between them'",
     "coreference": "--text 'One sentence of a document .' --text 'The next one .'",
     "prompt-classification": "--text 'your text'",
+    "summarization": "--text 'your text'",
 }
 """How an adapter is asked on the command line, by kind of task."""
 NONE = "–"
@@ -48,6 +54,11 @@ def metric_name(metric: str) -> str:
     if metric.startswith("f1/"):
         return f"F1 of {metric[3:]}"
     return METRIC_NAMES.get(metric, metric.replace("_", " "))
+
+
+def capital(text: str) -> str:
+    """Text with a capital at its beginning, the rest as it is: names of metrics have capitals of their own."""
+    return text[:1].upper() + text[1:]
 
 
 def points(value: float | None, metric: str = "") -> str:

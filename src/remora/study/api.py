@@ -214,7 +214,7 @@ class _Run:
         write_atomic(self.run_dir / "study.yaml", dump_yaml(config).encode())
         protocol = config.protocol
         tuned = any(len(row.lrs) > 1 for row in self.rows)
-        untrained = "no training" if context.prompts is not None else "random head, no training"
+        untrained = "no training" if context.prompt is not None else "random head, no training"
         notes = {"head": "base dropout off", MAJORITY: "no training", UNTRAINED: untrained}
         study = Study(
             name=config.name,
@@ -268,7 +268,7 @@ class _Run:
         maker = TrialMaker(self.context)
         self._majority()
         stages = plan_stages(self.context, self.rows)
-        metric = self.context.dataset.metric
+        metric = self.context.dataset.validation_metric
         trained = [row for row in self.rows if row.method is not None]
         gpus = num_gpus(self.context.config.engine) is not None
         board = Board(self.run_dir, self.context.config.engine.lease_seconds)
@@ -414,7 +414,16 @@ def _data_info(context: StudyContext) -> DataInfo:
             unread=lengths.unread,
             split=lengths.split,
         ),
+        documents=_beginnings(context) if context.task.generates else (),
     )
+
+
+_SHOWN_DOCUMENTS, _SHOWN_LETTERS = 5, 600
+
+
+def _beginnings(context: StudyContext) -> tuple[str, ...]:
+    """How the first test documents begin, for the report."""
+    return tuple(texts[0][:_SHOWN_LETTERS] for texts in context.dataset.test.texts[:_SHOWN_DOCUMENTS])
 
 
 def _cost_line(plan: StudyPlan, context: StudyContext) -> str:

@@ -4,19 +4,24 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
+from remora.config.load import unmeant
 from remora.config.schema import StudyConfig
 from remora.data.dataset import Dataset, load_dataset
-from remora.data.prompts import PromptEncoder
+from remora.data.prompts import Prompt, PromptEncoder, PromptTokenizer
+from remora.data.summary_prompts import SummaryEncoder
 from remora.data.tokenize import Encoded, LengthStatistics, TextEncoder, length_statistics
 from remora.engine.examples import tokenized
 from remora.engine.prompted import prompted
+from remora.engine.summarized import summarized
 from remora.engine.trial import Examples, TrialData
+from remora.errors import ConfigError
 from remora.methods.base import Method
 from remora.models.base import Base, Quantization, placed
 from remora.models.language_head import require_causal
 from remora.models.load import load_base
 from remora.study.machine import choose_dtype, dtype_name, settled_device
 from remora.study.prompting import study_prompts
+from remora.study.summarizing import study_summaries
 from remora.tasks.base import Task, task_for
 
 _DEFAULT_LENGTH = 256
@@ -56,8 +61,18 @@ class StudyContext:
 
     @property
     def prompts(self) -> PromptEncoder | None:
-        """What makes the prompts, where a language model is asked."""
+        """What makes the prompts, where a language model is asked for a class."""
         return self.encoder if isinstance(self.encoder, PromptEncoder) else None
+
+    @property
+    def summaries(self) -> SummaryEncoder | None:
+        """What makes the prompts, where a language model is asked for summaries."""
+        return self.encoder if isinstance(self.encoder, SummaryEncoder) else None
+
+    @property
+    def prompt(self) -> Prompt | None:
+        """How a language model is asked, where one is."""
+        return self.encoder.prompt if isinstance(self.encoder, PromptTokenizer) else None
 
     def repeats(self, split: str) -> int:
         """How often an example of a split is read: once for every class whose words are scored apart."""
@@ -121,7 +136,9 @@ class StudyContext:
 
     def _examples(self, name: str, room: int) -> Examples:
         encoded, targets = self.encoded(name, room), self.task.targets(self.dataset.splits[name])
-        prompts = self.prompts
+        prompts, summaries = self.prompts, self.summaries
+        if summaries is not None:
+            return summarized(encoded.ids, summaries.encode_summaries(self.dataset.splits[name].labels).ids, targets)
         if prompts is None:
             whole = tokenized(encoded, targets)
             return replace(whole, targets=self.task.unread(whole.targets, whole.num_rows))
@@ -153,6 +170,11 @@ def open_context(config: StudyConfig) -> StudyContext:
     if data.task == "coreference" and "batch_size" not in config.protocol.model_fields_set:
         protocol = config.protocol.model_copy(update={"batch_size": _DOCUMENTS})
         config = config.model_copy(update={"protocol": protocol})
+    if data.task == "summarization":
+        config = config.model_copy(update={"data": config.data.model_copy(update={"task": data.task})})
+    problems = unmeant(config)
+    if problems:
+        raise ConfigError("\n".join(f"{'.'.join(map(str, path))} {message}" for path, message in problems))
     base = load_base(
         model.id,
         revision=model.revision,
@@ -164,6 +186,9 @@ def open_context(config: StudyConfig) -> StudyContext:
     encoder = TextEncoder(base.tokenizer)
     if config.prompts:
         require_causal(base)
+    if data.task == "summarization":
+        encoder, data = study_summaries(config.prompt, config.generation, data, base)
+    elif config.prompts:
         encoder, data = study_prompts(config.prompt, data, base, max_length, config.data.split_seed)
     return StudyContext(
         config=config,

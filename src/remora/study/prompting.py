@@ -47,24 +47,7 @@ def study_prompts(
         )
     words = {name: config.labels.get(name, name) for name in dataset.label_names}
     instruction = config.instruction or _usual_instruction(words, len(dataset.text_columns))
-    chat = config.template == "chat"
-    if chat:
-        content = _listed(dataset.text_columns) if len(dataset.text_columns) > 1 else (0,)
-        content = _joined((f"{instruction}\n\n", *content))
-        parts = _chat_parts(base, content, ())
-    else:
-        parts = _parts(config, instruction, dataset)
-        content = ()
-    shown = config.instruction if config.template == "plain" else instruction
-    prompt = Prompt(
-        template=config.template,
-        instruction=shown,
-        labels=words,
-        shots=0,
-        calibration=config.calibration,
-        parts=parts,
-        whole=chat,
-    )
+    prompt = bare_prompt(config, instruction, dataset, base, words)
     encoder = PromptEncoder(base.tokenizer, prompt, dataset.label_places)
     dataset = replace(dataset, notes=(*dataset.notes, _note(prompt, config)))
     if not config.shots:
@@ -77,17 +60,53 @@ def study_prompts(
             "raise model.max_length, or take fewer shots",
         )
     solved = [(encoder.fit(dataset.train.texts[row], share), str(dataset.train.labels[row])) for row in chosen]
-    if chat:
-        parts = _chat_parts(base, content, [(texts, words[label]) for texts, label in solved])
+    if prompt.whole:
+        parts = _chat_parts(
+            base, _chat_content(instruction, dataset), [(texts, words[label]) for texts, label in solved]
+        )
     else:
         before = "".join(f"{prompt.text(texts)[0]}{prompt.answer(label)}\n\n" for texts, label in solved)
-        parts = _joined((before, *parts))
+        parts = _joined((before, *prompt.parts))
     encoder = PromptEncoder(
         base.tokenizer, prompt.model_copy(update={"parts": parts, "shots": config.shots}), dataset.label_places
     )
     rest = sorted(set(range(len(dataset.train))) - set(chosen))
     train = subset(dataset.train, rest, f"{dataset.train.source}, without the {config.shots} shown in every prompt")
     return encoder, replace(dataset, splits={**dataset.splits, "train": train})
+
+
+def bare_prompt(
+    config: PromptConfig, instruction: str, dataset: Dataset, base: Base, words: Mapping[str, str]
+) -> Prompt:
+    """The template filled with instruction and columns, without solved examples.
+
+    Args:
+        config: the settings.
+        instruction: that stands in it where it has a place for one.
+        dataset: for the names of its columns.
+        base: for its chat template.
+        words: shown for each class.
+
+    Raises:
+        ConfigError: a template without a field, or with one that the data lack.
+        ModelError: no chat template where one is asked for, or one that fails.
+    """
+    chat = config.template == "chat"
+    parts = _chat_parts(base, _chat_content(instruction, dataset), ()) if chat else _parts(config, instruction, dataset)
+    return Prompt(
+        template=config.template,
+        instruction=config.instruction if config.template == "plain" else instruction,
+        labels=dict(words),
+        shots=0,
+        calibration=config.calibration,
+        parts=parts,
+        whole=chat,
+    )
+
+
+def _chat_content(instruction: str, dataset: Dataset) -> tuple[str | int, ...]:
+    content = _listed(dataset.text_columns) if len(dataset.text_columns) > 1 else (0,)
+    return _joined((f"{instruction}\n\n", *content))
 
 
 def _note(prompt: Prompt, config: PromptConfig) -> Note:

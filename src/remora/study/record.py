@@ -26,6 +26,7 @@ from remora.study.halving import rung_record
 from remora.study.history import now
 from remora.study.rows import MAJORITY
 from remora.study.trials import PlannedTrial
+from remora.study.writing import as_predictions, lead_baseline, rouge_of, scored, write_summaries
 
 _OUTCOMES = "outcomes"
 
@@ -53,10 +54,14 @@ def record_outcome(
         check: called before anything is committed; raises where this process may not.
     """
     folder = trial_dir(aside, trial.spec.id)
+    summaries = write_summaries(context, trial, outcome) if context.task.generates else {}
+    outcome = scored(context, outcome, summaries) if summaries else outcome
     ended = {"time": now(), "event": outcome.status, "step": outcome.step, "error": outcome.error}
     lines = [json.dumps(event) for event in (*history, ended)]
     write_atomic(folder / "events.jsonl", ("\n".join(lines) + "\n").encode())
-    if outcome.logits:
+    if summaries:
+        write_predictions(aside, trial.spec.id, as_predictions(context, summaries))
+    elif outcome.logits and not context.task.generates:
         splits = {name: _predictions(context, name, logits) for name, logits in outcome.logits.items()}
         write_predictions(aside, trial.spec.id, splits)
     adapter_bytes = None
@@ -152,16 +157,23 @@ def record_failure(run_dir: Path, trial: PlannedTrial, error: str) -> TrialResul
 
 
 def record_majority(run_dir: Path, context: StudyContext, trial: str, label: str) -> TrialResult:
-    """The baseline that always answers the most frequent training label (the mean of the training values)."""
+    """The baseline that always answers the most frequent training label (the mean of the training values).
+
+    Of summaries it is the beginning of each document.
+    """
     dataset, task = context.dataset, context.task
-    train = task.targets(dataset.splits["train"])
     metrics: dict[str, dict[str, float]] = {}
     predictions: dict[str, SplitPredictions] = {}
-    for name in ("validation", "test"):
-        targets = task.targets(dataset.splits[name])
-        logits = task.constant(train, targets)
-        metrics[name] = task.metrics(targets, logits)
-        predictions[name] = _predictions(context, name, logits)
+    if task.generates:
+        summaries = lead_baseline(context)
+        metrics, predictions = rouge_of(context, summaries), as_predictions(context, summaries)
+    else:
+        train = task.targets(dataset.splits["train"])
+        for name in ("validation", "test"):
+            targets = task.targets(dataset.splits[name])
+            logits = task.constant(train, targets)
+            metrics[name] = task.metrics(targets, logits)
+            predictions[name] = _predictions(context, name, logits)
     write_predictions(run_dir, trial, predictions)
     result = TrialResult(
         trial=trial,
@@ -211,5 +223,6 @@ def _adapter_info(context: StudyContext, trial: PlannedTrial, outcome: TrialOutc
         stream=trial.spec.stream,
         trial=trial.spec.id,
         mentions=dataset.mentions,
-        prompt=None if context.prompts is None else context.prompts.prompt,
+        prompt=context.prompt,
+        generation=context.config.generation if context.task.generates else None,
     )

@@ -4,11 +4,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from remora.adapters.generation import can_generate, not_generating
 from remora.config.schema import ROW_SETTINGS, MethodEntry, ProtocolConfig, StudyConfig
 from remora.data.kinds import TaskName
 from remora.errors import ConfigError
 from remora.methods.base import Method
-from remora.methods.registry import get_method
+from remora.methods.registry import get_method, list_methods
 from remora.models.base import Base
 from remora.results.schema import RowPlan
 
@@ -21,6 +22,7 @@ _MAJORITIES: dict[TaskName, str] = {
     "token-classification": "most frequent tag",
     "coreference": "no mention",
     "prompt-classification": "majority class",
+    "summarization": "beginning of the text",
 }
 
 DEFAULT_METHODS = (
@@ -102,6 +104,8 @@ def study_rows(config: StudyConfig, base: Base, task: TaskName = "classification
                     "leave it out; the model as it is has a row of its own",
                 )
             rows.append(_row(entry, config.protocol, base))
+            if task == "summarization":
+                _refuse_silent(rows[-1], base)
         except ConfigError as error:
             faults.append(error)
     if faults:
@@ -121,6 +125,19 @@ def study_rows(config: StudyConfig, base: Base, task: TaskName = "classification
         if row.method is not None and not row.method.shares_base:
             row.method.check_base(config.model.quantization)
     return tuple(rows)
+
+
+def _refuse_silent(row: StudyRow, base: Base) -> None:
+    """Refuse a method with which nothing can be written.
+
+    Raises:
+        ConfigError: names those with which it can.
+    """
+    assert row.method is not None, "rows asked for are methods"
+    reason = not_generating(row.method, row.method.sites(base))
+    if reason is not None:
+        able = [cls.name for cls in list_methods() if can_generate(cls)]
+        raise ConfigError(f"method {row.id!r}: {reason}", f"these can write summaries: {', '.join(able)}")
 
 
 def reference_row(rows: tuple[StudyRow, ...]) -> str | None:

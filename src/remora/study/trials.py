@@ -67,7 +67,7 @@ class TrialMaker:
         base = context.base
         self._context = context
         self._protocol: ProtocolConfig = context.config.protocol
-        self._fixed = {
+        self._fixed: dict[str, Any] = {
             "engine": _ENGINE,
             "data": context.dataset.hash,
             "metrics": list(context.dataset.metrics),
@@ -75,8 +75,10 @@ class TrialMaker:
             "dtype": dtype_name(base.dtype),
             "max_length": context.max_length,
         }
-        if context.prompts is not None:
-            self._fixed["prompt"] = context.prompts.prompt.fingerprint
+        if context.prompt is not None:
+            self._fixed["prompt"] = context.prompt.fingerprint
+        if context.task.generates:
+            self._fixed["generation"] = context.config.generation.model_dump()
         if context.config.engine.device == "cuda":
             self._fixed["device"] = "cuda"  # its own kernels and sums; left out on a CPU, whose trials keep their names
 
@@ -107,7 +109,7 @@ class TrialMaker:
         """The model before any training, with a fresh head per seed; once where no head is drawn."""
         assert row.id == UNTRAINED
         splits = ("validation", "test")
-        seeds = self._protocol.seeds if self._context.prompts is None else 1
+        seeds = self._protocol.seeds if self._context.prompt is None else 1
         return tuple(
             self._trial(row, "baseline", lr=0.0, seed=seed, curve=False, splits=splits, max_steps=0)
             for seed in range(seeds)

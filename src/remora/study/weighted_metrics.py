@@ -19,8 +19,10 @@ SPANS = ("span_f1", "span_precision", "span_recall", "token_accuracy")
 """Ratios of counts that every item has several of: `right`, `found` and `true` spans, or words."""
 COREFERENCE = ("conll_f1", "muc_f1", "b_cubed_f1", "ceaf_e_f1", "mention_f1")
 """F1 of ratios of sums over documents, which have hits and totals; the first is the mean of the next three."""
+ROUGE = ("rouge1", "rouge2", "rougeL")
+"""Means of the scores of items, which are what predictions are then."""
 # Metrics that are a mean over items: their bootstrap covariance has a closed form.
-MEANS = ("accuracy", "mse")
+MEANS = ("accuracy", "mse", *ROUGE)
 LOWER_IS_BETTER = ("mse",)
 # A resample whose predictions vary this little against the whole sample counts as constant: correlation 0, not noise.
 CONSTANT = 1e-20
@@ -35,7 +37,7 @@ def check_metric(metric: str) -> str:
         ConfigError: the metric is not known here; names those there are.
     """
     plain = "f1" if metric.startswith("f1/") else metric
-    known = CLASSIFICATION + REGRESSION + SPANS + COREFERENCE
+    known = CLASSIFICATION + REGRESSION + SPANS + COREFERENCE + ROUGE
     if plain not in known:
         raise ConfigError(f"metric {metric!r} is unknown to the statistics", f"use one of: {', '.join(known)}")
     return plain
@@ -54,6 +56,8 @@ def item_scores(metric: str, targets_N: NDArray[np.generic], predictions_SN: NDA
     """
     if metric == "accuracy":
         return (predictions_SN == targets_N).astype(np.float64)
+    if metric in ROUGE:
+        return predictions_SN.astype(np.float64)
     assert metric == "mse", metric
     return np.square(predictions_SN.astype(np.float64) - targets_N.astype(np.float64))
 
@@ -70,7 +74,8 @@ def weighted_metric(
 
     Args:
         metric: one of `CLASSIFICATION` or "f1/CLASS" (class indices), one of `REGRESSION` (floats), or one of `SPANS`
-            or "f1/TYPE", or one of `COREFERENCE` (records of counts; `targets_N` is not looked at). Macro F1 is the
+            or "f1/TYPE", or one of `COREFERENCE` (records of counts; `targets_N` is not looked at), or one of `ROUGE`
+            (scores of items; `targets_N` is not looked at). Macro F1 is the
             mean over the classes that occur in targets or predictions; a F1 or a correlation that is not defined is 0.
         targets_N: the truth.
         predictions_SN: predictions of S rows.
@@ -92,6 +97,8 @@ def weighted_metric(
         return _classification(metric, targets_N, predictions_SN, weights_BN, positive)
     targets, predictions = targets_N.astype(np.float64), predictions_SN.astype(np.float64)
     weights = weights_BN.astype(np.float64)
+    if metric in ROUGE:
+        return weights @ predictions.T / weights.sum(axis=1, keepdims=True)
     if metric == "mse":
         return weights @ np.square(predictions - targets).T / weights.sum(axis=1, keepdims=True)
     if metric == "pearson":

@@ -20,6 +20,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+from remora.data.metric_names import LOG_LIKELIHOOD
 from remora.errors import ResourceError
 from remora.results.schema import finite
 from remora.study.history import History
@@ -55,7 +56,8 @@ class _Reporter:
             self._say({"event": "step", "trial": spec.id, "step": step, "total": num_steps, "loss": loss})
 
     def epoch(self, spec: Any, point: Any) -> None:
-        metric = next(iter(point.validation.values())) if point.validation else None
+        shown = {name: value for name, value in (point.validation or {}).items() if name != LOG_LIKELIHOOD}
+        metric = next(iter(shown.values()), None)
         self._history.add(
             spec.id,
             "epoch",

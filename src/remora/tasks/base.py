@@ -35,6 +35,8 @@ class Task(ABC):
     """Which of transformers' heads it trains."""
     scores_answers: ClassVar[bool] = True
     """Whether logits are scores of answers, which are worth keeping beside these."""
+    generates: ClassVar[bool] = False
+    """Whether answers are texts that a model writes after training, and are scored as such."""
     metrics_names: tuple[str, ...]
     """The metrics reported, headline first."""
 
@@ -180,6 +182,7 @@ def make_task(
     from remora.tasks.multiple_choice import MultipleChoice
     from remora.tasks.prompt_classification import PromptClassification
     from remora.tasks.regression import Regression
+    from remora.tasks.summarization import Summarization
     from remora.tasks.token_classification import TokenClassification
 
     if kind == "regression":
@@ -192,6 +195,8 @@ def make_task(
     if kind == "coreference":
         assert mentions is not None, "what mentions are like is recorded with every coreference task"
         return Coreference(rules=mentions, metrics_names=tuple(metrics) or Coreference.metrics_names)
+    if kind == "summarization":
+        return Summarization(metrics_names=tuple(metrics) or Summarization.metrics_names)
     assert kind in CLASSES, kind
     classes = Classification if kind == "classification" else PromptClassification
     return classes(label_names=tuple(label_names), metrics_names=tuple(metrics) or ("accuracy",), positive=positive)

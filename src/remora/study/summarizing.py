@@ -1,0 +1,47 @@
+"""How a study asks for summaries: its template filled with an instruction, and what is worth knowing of references."""
+
+from dataclasses import replace
+
+from remora.config.schema import GenerationConfig, PromptConfig
+from remora.data.dataset import Dataset, Note
+from remora.data.summaries import usual_sentences
+from remora.data.summary_prompts import SummaryEncoder
+from remora.models.base import Base
+from remora.study.prompting import bare_prompt
+
+
+def study_summaries(
+    config: PromptConfig, generation: GenerationConfig, dataset: Dataset, base: Base
+) -> tuple[SummaryEncoder, Dataset]:
+    """Put together how a study asks its language model for summaries, before anything is computed.
+
+    Args:
+        config: the settings of prompts.
+        generation: for the longest summary.
+        dataset: checked and split.
+        base: a causal language model, for its tokenizer and perhaps its chat template.
+
+    Returns:
+        The tokenizer of prompts and summaries, and the data with notes on both.
+
+    Raises:
+        ConfigError: a template without a field, or with one that the data lack.
+        ModelError: no chat template where one is asked for, or one that fails; or no token that ends a summary.
+    """
+    num = usual_sentences(dataset.train.labels)
+    length = "one sentence" if num == 1 else f"{num} sentences"
+    instruction = config.instruction or f"Summarize the text in {length}."
+    prompt = bare_prompt(config, instruction, dataset, base, {})
+    encoder = SummaryEncoder(base.tokenizer, prompt, generation.max_new_tokens)
+    shown = prompt.template if len(prompt.template) < 40 else "of the study's own"
+    message = f"a language model is asked for summaries in prompts: template {shown}, instruction {instruction!r}"
+    notes = [Note(kind="prompts", message=message, count=len(dataset.train))]
+    for name in ("train", "validation"):
+        num_cut = encoder.encode_summaries(dataset.splits[name].labels).num_cut
+        if num_cut:
+            message = f"{num_cut} of {len(dataset.splits[name])} summaries of {name} are longer than "
+            message += (
+                f"{generation.max_new_tokens} tokens (generation.max_new_tokens); of these the beginning is learnt"
+            )
+            notes.append(Note(kind="cut-summaries", message=message, count=num_cut))
+    return encoder, replace(dataset, notes=(*dataset.notes, *notes))
