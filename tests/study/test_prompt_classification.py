@@ -191,7 +191,9 @@ def test_models_that_cannot_be_prompted_are_refused(model: Path, tmp_path: Path)
         opened(write_encoder(tmp_path / "bert"), data)
     with pytest.raises(ModelError, match="has no chat template"):
         opened(write_model(tmp_path / "plain"), data, "prompt.template=chat")
-    with pytest.raises(ConfigError, match=r"prompt: has a meaning with data\.task=prompt-classification only"):
+    with pytest.raises(
+        ConfigError, match=r"prompt: has a meaning with data\.task=prompt-classification or summarization only"
+    ):
         opened(model, data, "data.task=classification", "prompt.shots=2")
 
 
