@@ -143,6 +143,13 @@ class Predictor:
         encoded = TextEncoder(self.base.tokenizer).encode_texts(rows, length, room, self.form)
         return self.logits_of(tokenized(encoded, np.zeros(len(rows))))
 
+    def num_truncated(self, rows: Sequence[tuple[str, ...]]) -> int:
+        """How many of these rows, each the texts of an example, are cut to what the adapter reads."""
+        room, length = self.loaded.adapter.method.num_virtual_tokens, self.record.max_length
+        prompt, tokenizer = self.record.prompt, self.base.tokenizer
+        encoder = TextEncoder(tokenizer) if prompt is None else PromptEncoder(tokenizer, prompt)
+        return encoder.encode_texts(rows, length, room, self.form).num_truncated
+
     def logits_of(self, examples: Examples) -> np.ndarray:
         """Logits float32 of tokenized examples; see `Examples.logits`."""
         base, loaded = self.base, self.loaded

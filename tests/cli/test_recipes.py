@@ -100,13 +100,13 @@ def test_a_table_over_sizes_and_settings(done: Path) -> None:
     text = (done / "report.md").read_text()
     for size in (20, 60):
         summary = read_record(done / f"sizes-{size}" / "results.json", StudySummary)
-        (line,) = [line for line in text.splitlines() if line.startswith(f"| training rows {size} |")]
+        (line,) = [line for line in text.splitlines() if line.startswith(f"| {size} |")]
         cells = [cell.strip() for cell in line.split("|")[2:5]]
         means = [summary.row(label).mean for label in ("untrained model", "LoRA of 2", "LoRA of 4")]
         assert all(mean is not None for mean in means)
         assert [cell.split(" ")[0] for cell in cells] == [f"{100 * (mean or 0):.1f}" for mean in means]
         assert all(re.fullmatch(r"[\d.]+ \([\d.]+ to [\d.]+\)", cell) for cell in cells)
-    assert "| untrained model | rank 2 | rank 4 |" in text
+    assert "| training rows | untrained model | rank 2 | rank 4 |" in text
 
 
 def test_memory_is_there_for_every_step(done: Path) -> None:

@@ -44,6 +44,9 @@ ENTRIES = {
     "slurm": _entry("cluster", "slurm", "Write a SLURM job array that runs a study."),
     "evaluate": _entry("use", "evaluate", "Score an adapter on labelled data."),
     "predict": _entry("use", "predict", "Label texts with an adapter."),
+    "annotate": _entry(
+        "annotate", "annotate", "Label a file with a language model, and train an encoder on the labels."
+    ),
     "export": _entry("export", "export", "Write an adapter for peft, vLLM or transformers."),
     "report": _entry("report", "report", "Write the report of a run directory again."),
     "list": _entry("listing", "list_group", "List methods, models, datasets or recipes."),

@@ -113,7 +113,7 @@ def find_columns(
         what, hint = "documents and their summaries", "text=DOCUMENT and data.label=SUMMARY"
         text, label = _of_one(train, text, label, summary_columns(train), what, hint)
     found_label = label or _find_label(train, text or ())
-    found_text = tuple(text) if text else _find_text([name for name in train if name != found_label], train)
+    found_text = tuple(text) if text else find_text([name for name in train if name != found_label], train)
     if found_label in found_text:
         raise DataError(f"column {found_label!r} is both text and label", "set data.text and data.label")
     for name in found_text:
@@ -188,7 +188,16 @@ def _find_label(columns: Sequence[str], text: Sequence[str]) -> str:
     )
 
 
-def _find_text(candidates: Sequence[str], columns: Sequence[str]) -> tuple[str, ...]:
+def find_text(candidates: Sequence[str], columns: Sequence[str]) -> tuple[str, ...]:
+    """The text column, or the two of a pair, by the usual names.
+
+    Args:
+        candidates: names that it may be.
+        columns: all names, for the message.
+
+    Raises:
+        DataError: none has a usual name, and there are several.
+    """
     by_name = {name.strip().lower(): name for name in candidates}
     for pair in PAIRS:
         if all(name in by_name for name in pair):

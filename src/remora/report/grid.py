@@ -40,7 +40,7 @@ def grid_tables(summaries: Mapping[str, StudySummary], spec: PictureSpec) -> lis
         inside = [place for place in rows if _is(place, spec.panel, panel)]
         around = [place for place in before if spec.panel in ("", "row") or _is(place, spec.panel, panel)]
         for measure in spec.measures:
-            title = f"{measure_name(measure)} by {_name(spec.y)} and {_name(spec.x)}"
+            title = f"{measure_name(measure)} by {_name(spec.y) or spec.y} and {_name(spec.x) or spec.x}"
             blocks.append(Heading(text=title + (f": {shown(setting_text(panel))}" if spec.panel else "")))
             blocks.append(_table(inside, around, measure, spec))
     return [*blocks, Text(text=spec.caption, quiet=True)]
@@ -56,9 +56,9 @@ def _table(rows: Sequence[Place], before: Sequence[Place], measure: str, spec: P
         ]
         if bare is not None:
             cells.insert(0, _cell([place for place in before if _is(place, spec.y, y)], measure))
-        lines.append(TableRow(head=f"{_name(spec.y)} {shown(setting_text(y))}", cells=cells))
-    heads = [f"{_name(spec.x)} {shown(setting_text(x))}" for x in xs]
-    return Table(heads=["", *([] if bare is None else [shown(bare)]), *heads], rows=lines)
+        lines.append(TableRow(head=shown(setting_text(y)), cells=cells))
+    heads = [f"{_name(spec.x)} {shown(setting_text(x))}".strip() for x in xs]
+    return Table(heads=[_name(spec.y) or spec.y, *([] if bare is None else [shown(bare)]), *heads], rows=lines)
 
 
 def _cell(places: Sequence[Place], measure: str) -> str:

@@ -20,7 +20,7 @@ _STANDS_FOR = "RemoraPutsTextNumber{}Here"
 
 
 def study_prompts(
-    config: PromptConfig, dataset: Dataset, base: Base, max_length: int, seed: int
+    config: PromptConfig, dataset: Dataset, base: Base, max_length: int, seed: int, spare: int = 2
 ) -> tuple[PromptEncoder, Dataset]:
     """Put together how a study asks its language model, before anything is computed.
 
@@ -30,6 +30,7 @@ def study_prompts(
         base: a causal language model, for its tokenizer and perhaps its chat template.
         max_length: tokens of a prompt and its answer; each of K solved examples may take one part in K + 1 of them.
         seed: chooses the solved examples.
+        spare: rows that must be left in train.
 
     Returns:
         The tokenizer of prompts, and the data without the examples that are shown in all of them.
@@ -52,7 +53,7 @@ def study_prompts(
     dataset = replace(dataset, notes=(*dataset.notes, _note(prompt, config)))
     if not config.shots:
         return encoder, dataset
-    chosen = choose_shots(dataset.train, dataset.label_names, config.shots, seed)
+    chosen = choose_shots(dataset.train, dataset.label_names, config.shots, seed, spare)
     share = max_length // (config.shots + 1) - _BETWEEN
     if share < encoder.least:
         raise ConfigError(
@@ -118,7 +119,7 @@ def _note(prompt: Prompt, config: PromptConfig) -> Note:
     return Note(kind="prompts", message=message, count=len(prompt.labels))
 
 
-def choose_shots(train: Split, classes: Sequence[str], shots: int, seed: int) -> list[int]:
+def choose_shots(train: Split, classes: Sequence[str], shots: int, seed: int, spare: int = 2) -> list[int]:
     """Rows of train to be shown solved: as equally many of each class as can be, in mixed order.
 
     Args:
@@ -126,14 +127,14 @@ def choose_shots(train: Split, classes: Sequence[str], shots: int, seed: int) ->
         classes: of the data.
         shots: how many.
         seed: decides which.
+        spare: rows that must be left.
 
     Raises:
         ConfigError: too few rows would be left to train on.
     """
-    if shots > len(train) - 2:
-        raise ConfigError(
-            f"prompt.shots={shots}: train has {len(train)} rows, and some must be left", "take fewer shots"
-        )
+    if shots > len(train) - spare:
+        left = ", and some must be left" if spare else ""
+        raise ConfigError(f"prompt.shots={shots}: {train.source} has {len(train)} rows{left}", "take fewer shots")
     rng = numpy_rng(seed, "shots")
     rows = [[row for row, label in enumerate(train.labels) if label == name] for name in rng.permutation(classes)]
     queues = [[group[i] for i in rng.permutation(len(group))] for group in rows]
