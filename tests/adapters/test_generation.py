@@ -1,7 +1,7 @@
 """What is written with an adapter: transformers' own search on peft's model, batched as one by one, read back alike."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -146,6 +146,19 @@ def test_full_fine_tuning_writes_what_its_checkpoint_writes(tmp_path: Path) -> N
     assert load_adapter(folder).predict([]) == []
 
 
+def loss_of(model: Any, base: Base) -> float:
+    """Of the tokens of all references, by a model as transformers has it."""
+    likelihoods: list[float] = []
+    encoder = encoder_of(base)
+    prompts, summaries = encoder.encode_texts(TEXTS, 60).ids, encoder.encode_summaries(LABELS).ids
+    for prompt, summary in zip(prompts, summaries, strict=True):
+        with torch.no_grad():
+            logits = model(input_ids=torch.from_numpy(np.concatenate([prompt, summary]))[None]).logits[0].double()
+        rows = logits.log_softmax(-1)[len(prompt) - 1 : -1]
+        likelihoods += rows[torch.arange(len(summary)), torch.from_numpy(summary)].tolist()
+    return -float(np.mean(likelihoods))
+
+
 @pytest.mark.parametrize("name", ["llama", "gpt2", "phi3"])
 @pytest.mark.parametrize("method", ["lora", "bitfit", "vera", "ln-tuning", "full"])
 def test_the_model_that_writes_computes_what_the_engine_computes(name: str, method: str) -> None:
@@ -153,17 +166,26 @@ def test_the_model_that_writes_computes_what_the_engine_computes(name: str, meth
     base, _ = causal_pair(name)
     outcome = trained(base, method)
     own = attached(base, outcome, make_task("summarization", label_names=()), PROMPT)
-    model, encoder = language_model(base, own), encoder_of(base)
-    likelihoods: list[float] = []
-    prompts, summaries = encoder.encode_texts(TEXTS, 60).ids, encoder.encode_summaries(LABELS).ids
-    for prompt, summary in zip(prompts, summaries, strict=True):
-        with torch.no_grad():
-            logits = model(input_ids=torch.from_numpy(np.concatenate([prompt, summary]))[None]).logits[0].double()
-        rows = logits.log_softmax(-1)[len(prompt) - 1 : -1]
-        likelihoods += rows[torch.arange(len(summary)), torch.from_numpy(summary)].tolist()
-    assert -np.mean(likelihoods) == pytest.approx(outcome.losses["validation"], abs=1e-5)
+    assert loss_of(language_model(base, own), base) == pytest.approx(outcome.losses["validation"], abs=1e-5)
     before = trained(base, "head", max_steps=0)
     assert abs(outcome.losses["validation"] - before.losses["validation"]) > 1e-2
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize(("method", "held"), [("lora", "none"), ("full", "none"), ("qlora", "nf4")])
+def test_a_half_precision_base_stays_and_writes_in_float32(
+    tmp_path: Path, method: str, held: Literal["none", "nf4"], tied: bool
+) -> None:
+    folder = str(write_model(tmp_path / "model", tie_word_embeddings=tied))
+    base = load_base(folder, language_head=True, dtype=torch.bfloat16, quantization=held)
+    before = base.hash()
+    outcome = trained(base, method, lr=3e-3)
+    own = attached(base, outcome, make_task("summarization", label_names=()), PROMPT)
+    model = language_model(base, own)
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    assert (model.lm_head.weight is model.get_input_embeddings().weight) is tied
+    assert loss_of(model, base) == pytest.approx(outcome.losses["validation"], rel=0.03)
+    assert base.hash() == before
 
 
 def test_methods_that_change_more_than_weights_are_known_beforehand() -> None:

@@ -20,7 +20,19 @@ from remora.report.blocks import (
 from remora.report.drawings import Drawings
 from remora.results.names import shown
 from remora.results.summary_schema import Detail, StudySummary, Tuning, TuningTrial
-from remora.results.wording import NONE, capital, listing, metric_name, number, percent, plural, points, rate, stops
+from remora.results.wording import (
+    NONE,
+    RAW_METRICS,
+    capital,
+    listing,
+    metric_name,
+    number,
+    percent,
+    plural,
+    points,
+    rate,
+    stops,
+)
 
 NAME = 40
 CLASS = 28
@@ -73,9 +85,9 @@ def variants(summary: StudySummary) -> Section | None:
     """The scores of other forms of trained adapters, such as smaller ranks; None when no method has any."""
     if not summary.variants:
         return None
-    metric = summary.data.metric
-    lead = f"One training gave all of these: the same adapters, cut to a smaller form. {capital(metric_name(metric))} "
-    lead += "in points, mean over seeds; choose by validation."
+    metric = summary.data.validation_metric
+    lead = f"One training gave all of these: the same adapters, cut to a smaller form. {capital(metric_name(metric))}"
+    lead += f"{'' if metric in RAW_METRICS else ' in points'}, mean over seeds; choose by validation."
     blocks: list[Block] = [Text(text=lead)]
     for row in summary.variants:
         rows = [

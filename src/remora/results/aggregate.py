@@ -153,7 +153,7 @@ def variants(run: RunDirectory, plan: RowPlan) -> Variants | None:
     forms: list[Variant] = []
     for name in trials[0].variants:
         scores = {
-            split: present(trial.variants[name].get(split, {}).get(run.data.metric) for trial in trials)
+            split: present(trial.variants[name].get(split, {}).get(run.data.validation_metric) for trial in trials)
             for split in ("validation", "test")
         }
         forms.append(

@@ -124,7 +124,11 @@ def _floor(rows: Sequence[Row], best: Row, data: DataInfo) -> list[str]:
             parts.append(f"always answering {CONSTANT_ANSWERS[data.task]} scores {points(row.mean, data.metric)}")
         elif row.method == "untrained":
             verb = "" if parts else " scores"
-            who = f"{row.label} prompting" if data.task == "prompt-classification" else "the untrained model"
+            who = (
+                f"{row.label} prompting"
+                if data.task in ("prompt-classification", "summarization")
+                else "the untrained model"
+            )
             parts.append(f"{who}{verb} {points(row.mean, data.metric)}")
     return [f"For comparison, {' and '.join(parts)}."] if parts else []
 

@@ -96,6 +96,7 @@ class _Work:
     """
 
     def __init__(self, context: StudyContext, probe: Probe, counts: Mapping[str, int]) -> None:
+        self._context = context
         self._probe = probe
         self._counts = counts
         self._mean = {name: float(context.encoded(name).lengths.mean()) * context.repeats(name) for name in counts}
@@ -113,6 +114,8 @@ class _Work:
         for trial in pack.trials:
             row = self._probe.rows.get(trial.label)
             evaluated = [*trial.spec.splits]
+            if trial.purpose != "tuning":
+                seconds += self._writing(trial.spec.splits, row) * self._probe.eval_seconds
             if row is not None:
                 stepped = trained_share(len(trial.rivals)) if trial.rivals else 1.0
                 seconds += stepped * trial.spec.epochs * self.tokens("train", row) * row.seconds
@@ -122,6 +125,14 @@ class _Work:
             else:
                 seconds += sum(self.tokens(split, row) for split in evaluated) * self._probe.eval_seconds
         return seconds + sum(self.tokens(split, None) for split in read) * self._probe.eval_seconds
+
+    def _writing(self, splits: Sequence[str], row: RowProbe | None) -> float:
+        """Tokens read and written where texts are generated: at least what these cost, as batches are small then."""
+        if not self._context.task.generates:
+            return 0.0
+        settings = self._context.config.generation
+        new = settings.max_new_tokens * settings.num_beams
+        return sum(self.tokens(split, row) + new * self._counts[split] for split in splits)
 
 
 def _speed(threads: int) -> float:

@@ -1,7 +1,7 @@
 """How much memory a study needs at its peak, by arithmetic on what the probe measured; and how a study is made to fit.
 
     peak = shared + own of the coordinator + sum over workers of (own + library + largest pack)
-    pack = sum of kept over its lanes + scatter * (pass of training + pass of evaluation)
+    pack = sum of kept over its lanes + copy for writing + scatter * (pass of training + pass of evaluation)
 
 `shared` (libraries, the mapped base) exists once. The workers that matter are those with the largest packs of a stage.
 A probe of a few seconds cannot see what gathers over hundreds of passes of ever other lengths: the products that the
@@ -58,7 +58,13 @@ def pack_memory(context: StudyContext, pack: PlannedPack, probe: Probe) -> int:
         tokens = largest_pass(lengths, len(lanes) * batch, engine.pass_tokens)
         training = max(row.bytes_per_token * tokens for row in lanes)
     kept = sum(row.kept for row in lanes) + max((_passing(row) for row in lanes), default=0)
-    return kept + math.ceil(_SCATTER * (training + evaluation))
+    return kept + _written(context, pack) + math.ceil(_SCATTER * (training + evaluation))
+
+
+def _written(context: StudyContext, pack: PlannedPack) -> int:
+    """Bytes of the float32 copy of a half-precision base in which the weights of an adapter are while it writes."""
+    writes = context.task.generates and any(trial.purpose != "tuning" for trial in pack.trials)
+    return 4 * context.base.num_params if writes and context.base.dtype.itemsize < 4 else 0
 
 
 def _passing(row: RowProbe) -> int:

@@ -111,7 +111,8 @@ def study_rows(config: StudyConfig, base: Base, task: TaskName = "classification
     if faults:
         if len(faults) == 1:
             raise faults[0]
-        raise ConfigError("\n".join(fault.message for fault in faults), "\n  ".join(fault.hint for fault in faults))
+        hints = dict.fromkeys(fault.hint for fault in faults)
+        raise ConfigError("\n".join(fault.message for fault in faults), "\n  ".join(hints))
     if config.kind == "compare":
         present = {row.id for row in rows}
         if config.protocol.full and "full" not in present:
