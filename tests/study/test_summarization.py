@@ -2,6 +2,7 @@
 
 import html
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from remora.config.load import apply_overrides, build_study, dump_yaml, fingerpr
 from remora.config.schema import GenerationConfig
 from remora.data.dataset import load_dataset
 from remora.data.summaries import references
-from remora.errors import ConfigError, ModelError, RemoraError
+from remora.errors import ConfigError, ModelError, RemoraError, ResourceError
 from remora.predict import load_adapter
 from remora.results.predictions import read_predictions
 from remora.study.context import StudyContext, open_context
@@ -191,6 +192,14 @@ def test_other_models_and_other_data_are_refused(model: Path, tmp_path: Path) ->
     labelled.write_text("".join(json.dumps({"text": f"a film {n}", "label": "ab"[n % 2]}) + "\n" for n in range(40)))
     with pytest.raises(ConfigError, match=r"generation has a meaning with data\.task=summarization only"):
         opened(model, labelled, "data.task=auto", "generation.num_beams=2")
+
+
+def test_a_missing_package_is_told_before_anything_is_trained(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "rouge_score.rouge_scorer", None)
+    with pytest.raises(ResourceError, match="needs the package `rouge-score`"):
+        opened(model, write_data(tmp_path / "d.jsonl", 40))
 
 
 def test_settings_of_generation_leave_other_studies_alone() -> None:

@@ -8,6 +8,7 @@ from remora.data.summaries import usual_sentences
 from remora.data.summary_prompts import SummaryEncoder
 from remora.models.base import Base
 from remora.study.prompting import bare_prompt
+from remora.tasks.rouge import rouge_f1
 
 
 def study_summaries(
@@ -27,7 +28,9 @@ def study_summaries(
     Raises:
         ConfigError: a template without a field, or with one that the data lack.
         ModelError: no chat template where one is asked for, or one that fails; or no token that ends a summary.
+        ResourceError: the package that scores summaries is not installed.
     """
+    rouge_f1((), ())  # else it would be missed when the first trial is trained
     num = usual_sentences(dataset.train.labels)
     length = "one sentence" if num == 1 else f"{num} sentences"
     instruction = config.instruction or f"Summarize the text in {length}."
