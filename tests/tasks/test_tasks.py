@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import pearsonr, spearmanr
-from sklearn.metrics import f1_score, matthews_corrcoef
+from sklearn.metrics import f1_score, matthews_corrcoef, precision_score, recall_score
 
 from remora.config.schema import DataConfig
 from remora.data.dataset import Split, load_dataset
@@ -66,6 +66,8 @@ class TestClassification:
         assert list(found)[:2] == ["macro_f1", "accuracy"]
         assert found["accuracy"] == pytest.approx(np.mean(targets == predicted))
         assert found["macro_f1"] == pytest.approx(f1_score(targets, predicted, average="macro", zero_division=0.0))
+        for name, score in (("macro_precision", precision_score), ("macro_recall", recall_score)):
+            assert found[name] == pytest.approx(score(targets, predicted, average="macro", zero_division=0.0))
         assert found["weighted_f1"] == pytest.approx(
             f1_score(targets, predicted, average="weighted", zero_division=0.0)
         )
@@ -80,6 +82,7 @@ class TestClassification:
         targets = np.array([0, 0, 0, 1])
         found = TWO.metrics(targets, one_hot([0, 0, 1, 1], 2))
         assert found["f1"] == found["f1/no"] == pytest.approx(0.8)
+        assert (found["precision"], found["recall"]) == pytest.approx((1.0, 2 / 3))
         assert next(iter(found)) == "f1"
         assert found["f1/yes"] == pytest.approx(2 / 3)
 

@@ -6,13 +6,15 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
+from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef, precision_recall_fscore_support
 
 from remora.data.dataset import Split
 from remora.data.kinds import TaskName
 from remora.tasks.base import Array, Task, finite, ordered
 
-_f1: Any = f1_score  # its stubs know neither average=None nor numbers for zero_division
+# Their stubs know neither average=None nor numbers for zero_division.
+_f1: Any = f1_score
+_scores: Any = precision_recall_fscore_support
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,21 +61,33 @@ class Classification(Task):
     def metrics(self, targets_B: Array, logits_BC: Array) -> dict[str, float]:
         """Accuracy, macro and weighted F1, Matthews correlation, F1 per class (0 where a class is never predicted).
 
-        The macro mean is over the classes that occur among targets or predictions, as in scikit-learn.
+        Also precision and recall, of the positive class and their macro means. A macro mean is over the classes that
+        occur among targets or predictions, as in scikit-learn.
         """
         predicted_B = finite(logits_BC).argmax(axis=1)
         present = np.union1d(targets_B, predicted_B)
-        per_class = _f1(targets_B, predicted_B, labels=range(self.num_outputs), average=None, zero_division=0.0)
+        classes = range(self.num_outputs)
+        precisions, recalls, per_class, _ = _scores(
+            targets_B, predicted_B, labels=classes, average=None, zero_division=0.0
+        )
+        macro = _scores(targets_B, predicted_B, average="macro", zero_division=0.0)
         own = {name: float(value) for name, value in zip(self.label_names, per_class, strict=True)}
         values = {
             "accuracy": float(accuracy_score(targets_B, predicted_B)),
-            "macro_f1": float(_f1(targets_B, predicted_B, average="macro", zero_division=0.0)),
+            "macro_f1": float(macro[2]),
+            "macro_precision": float(macro[0]),
+            "macro_recall": float(macro[1]),
             "weighted_f1": float(_f1(targets_B, predicted_B, average="weighted", zero_division=0.0)),
             # With one class on both sides the correlation is undefined; scikit-learn says 0 too, with a warning.
             "matthews": float(matthews_corrcoef(targets_B, predicted_B)) if len(present) > 1 else 0.0,
         }
         if self.positive is not None:
-            values["f1"] = own[self.positive]
+            place = self.label_names.index(self.positive)
+            values |= {
+                "f1": own[self.positive],
+                "precision": float(precisions[place]),
+                "recall": float(recalls[place]),
+            }
         values |= {f"f1/{name}": value for name, value in own.items()}
         return ordered(values, self.metrics_names)
 
