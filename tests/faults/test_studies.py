@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.moods import write_data, write_model
+from tests.outcomes import outcome
 from tests.results.synthetic import ROWS, build_run
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -83,6 +84,22 @@ def sealed(command: list[str], tmp_path_factory: pytest.TempPathFactory) -> Plac
 def test_nothing_asks_for_the_network(sealed: Place) -> None:
     assert not sealed.log.exists(), sealed.log.read_text()
     assert (sealed.cwd / "run" / "report.html").is_file()
+
+
+def test_the_same_bytes_however_it_is_run(command: list[str], sealed: Place, tmp_path: Path) -> None:
+    """By more workers, from another folder, in another language and time zone, with other hashes of strings."""
+    place = Place(tmp_path)
+    (place.cwd / "inner").mkdir()
+    environment = place.environment(
+        PYTHONHASHSEED="2", LC_ALL="C", PYTHONUTF8="0", TZ="Asia/Tokyo", OMP_NUM_THREADS="3"
+    )
+    remora = [sys.executable, "-P", "-m", "remora", *command, "engine.workers=2", "--json"]
+    done = subprocess.run(remora, cwd=place.cwd / "inner", env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    expected, found = outcome(sealed.cwd / "run"), outcome(place.cwd / "inner" / "run")
+    assert len(expected) > 10
+    assert [name for name in expected if expected[name] != found.get(name)] == []
+    assert set(found) == set(expected)
 
 
 def test_the_seal_holds(tmp_path: Path) -> None:

@@ -1,6 +1,5 @@
 """Studies killed in the middle and taken up again give the bytes of one that ran through."""
 
-import json
 import os
 import random
 import signal
@@ -14,8 +13,7 @@ import pytest
 
 from tests.faults.effort import examples, tally
 from tests.moods import write_data, write_model
-
-_TIMES = frozenset({"wall_seconds"})
+from tests.outcomes import outcome
 
 
 @pytest.fixture(scope="module")
@@ -49,19 +47,6 @@ def start(study: list[str], run_dir: Path) -> subprocess.Popen[bytes]:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # what was started in the background of a shell has it ignored
 
     return subprocess.Popen(command, **quiet, start_new_session=True, preexec_fn=heed_interrupts)
-
-
-def outcome(run_dir: Path) -> dict[str, object]:
-    """All that training gave: bytes of adapters and predictions, and results without what clocks say."""
-    found: dict[str, object] = {}
-    for path in sorted(run_dir.glob("trials/*/**/*")):
-        name = str(path.relative_to(run_dir))
-        if path.name == "result.json":
-            values = json.loads(path.read_text())
-            found[name] = {key: value for key, value in values.items() if key not in _TIMES}
-        elif path.is_file() and path.name != "events.jsonl":
-            found[name] = path.read_bytes()
-    return found
 
 
 def wait_for_checkpoint(run_dir: Path, process: subprocess.Popen[bytes]) -> bool:
