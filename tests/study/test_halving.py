@@ -38,7 +38,8 @@ def maker(**protocol: Any) -> TrialMaker:
         max_length=64,
         base=base,
         dataset=dataset,
-        prompts=None,
+        prompt=None,
+        task=SimpleNamespace(generates=False),
         quantization_for=lambda method: "none",
     )
     return TrialMaker(context)  # type: ignore[arg-type]
