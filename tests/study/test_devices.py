@@ -1,9 +1,9 @@
 """Which device a study runs on and what follows from it; the presence of GPUs is made up."""
 
 import subprocess
-import time
 from io import StringIO
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -64,15 +64,19 @@ def test_the_precision_of_the_cpu_is_measured_even_beside_a_gpu(monkeypatch: pyt
 
 def test_what_other_programs_take_is_no_part_of_a_rate(monkeypatch: pytest.MonkeyPatch) -> None:
     """A type that was measured while others computed would seem slow, and another be chosen the next time."""
-    measure, product = machine.product_rate.__wrapped__, torch.nn.functional.linear
-    alone = measure(torch.float32, 0.01)
+    wall, own = [0.0], [0.0]
 
     def interrupted(x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
-        time.sleep(0.3)
-        return product(x, w)
+        wall[0] += 1.0
+        own[0] += 0.001
+        return x
 
+    clocks = SimpleNamespace(perf_counter=lambda: wall[0], thread_time=lambda: own[0])
+    monkeypatch.setattr(machine, "time", clocks)
     monkeypatch.setattr(torch.nn.functional, "linear", interrupted)
-    assert measure(torch.float32, 0.01) > alone / 2  # by the clock on the wall it would be less than a tenth
+    assert machine.product_rate.__wrapped__(torch.float32, 0.01) == pytest.approx(
+        2 * machine._ROWS * machine._IN * machine._OUT / 0.001  # pyright: ignore[reportPrivateUsage]
+    )
 
 
 @pytest.mark.usefixtures("two_gpus")
