@@ -17,12 +17,12 @@ from remora.data.clusters import Span, spans_of
 from remora.data.dataset import Dataset
 from remora.data.kinds import CLASSES, FORMS, LETTERS, Form
 from remora.data.prompts import PromptEncoder
-from remora.data.summary_prompts import SummaryEncoder
 from remora.data.tokenize import TextEncoder
 from remora.engine.driver import Driver
 from remora.engine.examples import tokenized
 from remora.engine.inference import infer
 from remora.engine.prompted import prompted
+from remora.engine.summarized import summary_encoder
 from remora.engine.trial import Examples
 from remora.errors import AdapterError, ConfigError, DataError
 from remora.models.base import Base
@@ -112,7 +112,7 @@ class Predictor:
         prompt, settings = self.record.prompt, self.record.generation
         assert prompt is not None, "it is recorded with every adapter that writes"
         assert settings is not None, "it is recorded with every adapter that writes"
-        encoder = SummaryEncoder(self.base.tokenizer, prompt, settings.max_new_tokens)
+        encoder = summary_encoder(self.base, prompt, settings.max_new_tokens)
         room = self.loaded.adapter.method.num_virtual_tokens
         encoded = encoder.encode_texts(rows, self.record.max_length, room)
         return summaries_of(self.base, self.loaded, encoder, encoded.ids, settings)

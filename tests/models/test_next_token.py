@@ -22,24 +22,26 @@ def made(dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor, Tensor, Te
     return rows.to(dtype), weight.to(dtype), tokens, factors
 
 
-def plain(rows: Tensor, weight: Tensor, tokens: Tensor, cap: float | None) -> Tensor:
-    logits = rows @ weight.T
+def plain(rows: Tensor, weight: Tensor, tokens: Tensor, bias: Tensor | None, cap: float | None) -> Tensor:
+    logits = rows @ weight.T if bias is None else rows @ weight.T + bias
     if cap is not None:
         logits = cap * torch.tanh(logits / cap)
     return torch.log_softmax(logits, 1)[torch.arange(len(tokens)), tokens]
 
 
+@pytest.mark.parametrize("biased", [False, True])
 @pytest.mark.parametrize("cap", [None, 1.5])
 @pytest.mark.parametrize("trains_head", [False, True])
 def test_values_and_gradients_are_those_of_plain_autograd(
-    trains_head: bool, cap: float | None, monkeypatch: pytest.MonkeyPatch
+    trains_head: bool, cap: float | None, biased: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(next_token, "ROWS", 7)  # the last part is smaller
     rows, weight, tokens, factors = made()
+    bias = torch.linspace(-2, 2, TOKENS, dtype=torch.float64) if biased else None
     found: list[list[Tensor]] = []
     for compute in (next_log_probs, plain):
         own = rows.clone().requires_grad_(), weight.clone().requires_grad_(trains_head)
-        out = compute(*own, tokens, cap)
+        out = compute(*own, tokens, bias, cap)
         (out * factors).sum().backward()
         found.append([out.detach(), *(value.grad for value in own if value.grad is not None)])
     assert len(found[0]) == len(found[1]) == 2 + trains_head
@@ -51,7 +53,7 @@ def test_values_and_gradients_are_those_of_plain_autograd(
 def test_half_precision_has_a_float32_softmax_and_gradients_near_the_exact_ones() -> None:
     rows, weight, tokens, factors = made(torch.bfloat16)
     exact = rows.double().requires_grad_()
-    (plain(exact, weight.double(), tokens, None) * factors).sum().backward()
+    (plain(exact, weight.double(), tokens, None, None) * factors).sum().backward()
     own = rows.clone().requires_grad_()
     out = next_log_probs(own, weight, tokens)
     assert out.dtype == torch.float32

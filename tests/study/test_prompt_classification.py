@@ -146,7 +146,7 @@ def test_chats_are_what_the_tokenizer_makes_of_messages(model: Path, tmp_path: P
     ("overrides", "message"),
     [
         (["prompt.template=Say it"], r"command line, prompt\.template=Say it: .*no field for the text"),
-        (["prompt.template=alpacca"], "the ready-made ones are alpaca, plain, chat"),
+        (["prompt.template=alpacca"], "the ready-made ones are auto, alpaca, plain, chat"),
         (['prompt.template="{txet}: "'], r"there is no field \{txet\}; did you mean \{text\}"),
         (['prompt.template="{txet}: "', "data.text=text"], r"command line, .*there is no field \{txet\}"),
         (['prompt.template="{text}"'], "ends with its last field"),

@@ -115,7 +115,7 @@ def test_its_adapter_writes_the_same_summaries_again(study: tuple[Path, Path, An
     assert tuple(answer.label for answer in answers) == kept.predictions
     assert predictor.evaluate(dataset, "test")["rougeL"] == pytest.approx(row["mean"], abs=1e-6)
     card = (folder / "README.md").read_text()
-    assert "model.generate(**inputs, do_sample=False, max_new_tokens=8, num_beams=2" in card
+    assert "GenerationConfig(do_sample=False, max_new_tokens=8, num_beams=2" in card
 
 
 def opened(model: Path, data: Path, *overrides: str) -> StudyContext:
@@ -186,7 +186,7 @@ def test_one_clear_error_before_anything_is_computed(
 
 
 def test_other_models_and_other_data_are_refused(model: Path, tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="no causal language model"):
+    with pytest.raises(ModelError, match="neither a causal language model nor an encoder-decoder"):
         opened(write_encoder(tmp_path / "bert"), write_data(tmp_path / "d.jsonl", 40))
     labelled = tmp_path / "labelled.jsonl"
     labelled.write_text("".join(json.dumps({"text": f"a film {n}", "label": "ab"[n % 2]}) + "\n" for n in range(40)))

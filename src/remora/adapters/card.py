@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 from remora.adapters.classes import auto_class, class_kind
 from remora.adapters.record import PEFT_TENSORS, AdapterRecord
-from remora.config.schema import GenerationConfig
 from remora.data.prompts import Prompt, PromptEncoder
+from remora.engine.summarized import summary_encoder
 from remora.models.base import Base
 from remora.models.files import ALIASES
 from remora.models.head_steps import HeadKind
@@ -72,7 +72,7 @@ def peft_lines(record: AdapterRecord, base: Base) -> str:
     """Python that loads the adapter with peft and prints what it answers."""
     lines, origin = _base_lines(base)
     loader = auto_class(base.arch, record.head)
-    imports = ["from peft import PeftModel", f"from transformers import {loader}, AutoTokenizer"]
+    imports = ["from peft import PeftModel", f"from transformers import {', '.join(_classes(record, loader))}"]
     more = ""
     if record.head == "lm":
         imports = ["import torch", *imports]
@@ -86,6 +86,11 @@ def peft_lines(record: AdapterRecord, base: Base) -> str:
     if base.arch.causal:
         head.append("model.config.pad_token_id = tokenizer.pad_token_id")
     return "\n".join([*imports, *lines, *_load(origin, head), *_ask(record, base)])
+
+
+def _classes(record: AdapterRecord, loader: str) -> list[str]:
+    """What is imported of transformers."""
+    return [loader, "AutoTokenizer", *(["GenerationConfig"] if record.generation is not None else [])]
 
 
 def _quantised_lines(record: AdapterRecord, base: Base) -> list[str]:
@@ -120,7 +125,7 @@ def _ask(record: AdapterRecord, base: Base) -> list[str]:
     if record.head == "token":
         return _ask_words(record)
     if record.prompt is not None and record.generation is not None:
-        return _ask_summary(record.prompt, record.generation)
+        return _ask_summary(record, base)
     if record.prompt is not None:
         return _ask_prompts(record.prompt, base)
     texts = '["first text"], ["second text"]' if record.num_texts == 2 else '["your text"]'
@@ -135,16 +140,31 @@ def _ask(record: AdapterRecord, base: Base) -> list[str]:
     return lines
 
 
-def _ask_summary(prompt: Prompt, settings: GenerationConfig) -> list[str]:
-    """What is written behind the prompt."""
+def _ask_summary(record: AdapterRecord, base: Base) -> list[str]:
+    """What is written behind the prompt, or by the decoder about what the encoder reads."""
+    prompt, settings = record.prompt, record.generation
+    assert prompt is not None, "it is recorded with every adapter that writes"
+    assert settings is not None, "it is recorded with every adapter that writes"
     shown, _ = prompt.text([f"your text {number + 1}" for number in range(prompt.num_texts)])
-    special = "" if not prompt.whole else ", add_special_tokens=False"
-    search = ", ".join(f"{name}={value}" for name, value in settings.model_dump().items())
+    encoder = summary_encoder(base, prompt, settings.max_new_tokens)
+    search = {**settings.model_dump(), "eos_token_id": encoder.end, "pad_token_id": encoder.end}
+    special, written = "" if not prompt.whole else ", add_special_tokens=False", "output[0]"
+    if encoder.start is None:
+        written = 'output[0, inputs["input_ids"].shape[1] :]'
+    else:
+        special += f", truncation=True, max_length={record.max_length}"
+        search["decoder_start_token_id"] = encoder.start
+        if encoder.opening:
+            search["forced_bos_token_id"] = encoder.opening[0]
+    told = ", ".join(f"{name}={value}" for name, value in search.items())
+    model = "model" if record.storage == "checkpoint" else "model.get_base_model()"
     return [
         f"prompt = {json.dumps(shown, ensure_ascii=False)}",
         f'inputs = tokenizer(prompt{special}, return_tensors="pt", return_token_type_ids=False)',
-        f"output = model.generate(**inputs, do_sample=False, {search})",
-        'print(tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True).strip())',
+        "# In place of the checkpoint's own, whose settings would be taken where none is given here.",
+        f"{model}.generation_config = GenerationConfig(do_sample=False, {told})",
+        "output = model.generate(**inputs)",
+        f"print(tokenizer.decode({written}, skip_special_tokens=True).strip())",
     ]
 
 
@@ -225,7 +245,7 @@ def _transformers_lines(record: AdapterRecord, base: Base) -> str:
     return "\n".join(
         [
             *(["import torch"] if record.head == "lm" else []),
-            f"from transformers import {loader}, AutoTokenizer",
+            f"from transformers import {', '.join(_classes(record, loader))}",
             "",
             f'model = {loader}.from_pretrained("path/to/this/folder").eval()',
             'tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")',
@@ -239,7 +259,7 @@ def _front_matter(record: AdapterRecord) -> str:
     fields = {
         "base_model": record.base.name,
         "library_name": library,
-        "pipeline_tag": _PIPELINES[record.head],
+        "pipeline_tag": "summarization" if record.task == "summarization" else _PIPELINES[record.head],
         "tags": ["remora", record.method],
     }
     return (

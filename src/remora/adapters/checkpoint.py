@@ -13,6 +13,12 @@ from remora.models.base import Base
 from remora.models.head_steps import HeadKind
 
 
+def constant_parts(base: Base, kind: HeadKind) -> dict[str, Tensor]:
+    """Pretrained parts of a head that nothing trains, by name: the bias on a BART's logits, where it is not zero."""
+    name = base.arch.lm_bias
+    return {name: base.pooler[name]} if kind == "lm" and name is not None and name in base.pooler else {}
+
+
 def write_checkpoint(
     folder: Path, base: Base, tensors: Mapping[str, Tensor], label_names: Sequence[str], kind: HeadKind
 ) -> str:
@@ -28,6 +34,7 @@ def write_checkpoint(
     Returns:
         SHA-256 of the weights file.
     """
+    tensors = {**tensors, **constant_parts(base, kind)}
     config = copy.deepcopy(base.config)
     if kind != "lm":
         config.num_labels = len(label_names) or 1

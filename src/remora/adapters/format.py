@@ -10,7 +10,7 @@ from torch import Tensor
 
 import remora
 from remora.adapters.card import model_card
-from remora.adapters.checkpoint import write_checkpoint
+from remora.adapters.checkpoint import constant_parts, write_checkpoint
 from remora.adapters.folder import check_names, read_tensors, write_json, write_tensors, written_whole
 from remora.adapters.peft_form import MODEL, joined, parted, peft_form, stored_tensors, whole_weight
 from remora.adapters.record import (
@@ -211,7 +211,9 @@ def load_onto(folder: Path, record: AdapterRecord, base: Base) -> LoadedAdapter:
     if checkpoint:
         own = {base.arch.hf_prefix + key: tuple(p.shape) for key, p in base.model.named_parameters()}
         pooler = {key: tuple(value.shape) for key, value in head.pooler.items()}
-        check_names(path, tensors, {**own, **pooler, **head.shapes})
+        constant = {key: tuple(value.shape) for key, value in constant_parts(base, head.kind).items()}
+        check_names(path, tensors, {**own, **pooler, **constant, **head.shapes})
+        tensors = {key: value for key, value in tensors.items() if key not in constant}
         head_params = {key: tensors.pop(key).clone() for key in head.shapes}
         return LoadedAdapter(record=record, adapter=fresh, head=head, head_params=head_params, base_params=tensors)
     values = (

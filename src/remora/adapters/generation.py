@@ -1,7 +1,10 @@
-"""Text that a causal language model with an adapter writes, by transformers' own search.
+"""Text that a language model with an adapter writes, by transformers' own search.
 
 Methods that change weights are folded into these, in float32 at least, so that what is written is what the merged model
 writes. Trained prompts are put before the embedded text. Other methods have no form in transformers' model.
+
+Of a checkpoint's own settings for generation only those are taken over that say how a text begins and ends. Others,
+such as the beams and the least length that BART's for news name, are the study's (`GenerationConfig`).
 """
 
 import copy
@@ -10,11 +13,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import transformers
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM
+from transformers import DynamicCache, EncoderDecoderCache
 from transformers import GenerationConfig as SearchConfig
 from transformers.initialization import no_init_weights
 
+from remora.adapters.checkpoint import constant_parts
+from remora.adapters.classes import auto_class
 from remora.adapters.format import Attached
 from remora.adapters.merge import folded_tensors
 from remora.config.schema import GenerationConfig
@@ -68,7 +74,7 @@ def summaries_of(
         base: not changed.
         own: what was trained on it.
         encoder: of prompts and summaries.
-        prompts: token ids of each, not padded.
+        prompts: token ids of what is read, not padded.
         settings: of the search.
         device: where it is computed; None for that of the base.
     """
@@ -81,28 +87,36 @@ def summaries_of(
         eos_token_id=encoder.end,
         pad_token_id=encoder.end,
         bos_token_id=None,
+        decoder_start_token_id=encoder.start,
+        # All references begin with it, as those do that the model was pretrained on.
+        forced_bos_token_id=encoder.opening[0] if encoder.opening else None,
     )
     written: list[str] = [""] * len(prompts)
     room = settings.max_new_tokens + len(virtual_nD)
     for chosen in token_chunks(prompts, max(1, EVAL_TOKENS // settings.num_beams), room):
-        out_BL = _generate(model, [prompts[i] for i in chosen], encoder.end, virtual_nD, search)
+        out_BL = _generate(model, [prompts[i] for i in chosen], virtual_nD, search)
         for number, row in zip(chosen, out_BL.tolist(), strict=True):
             written[number] = encoder.decode(row[: row.index(encoder.end)] if encoder.end in row else row)
     return written
 
 
-def _generate(model: Any, prompts: Sequence[Ints], pad: int, virtual_nD: Tensor, search: SearchConfig) -> Tensor:
-    """The tokens behind each prompt (B, new), filled up with `pad`.
+def _generate(model: Any, prompts: Sequence[Ints], virtual_nD: Tensor, search: SearchConfig) -> Tensor:
+    """The tokens written for each prompt (B, new), filled up with the padding of the search.
 
     Prompts go in embedded, so that what may not be repeated is what is written, and not the text it is about.
     """
+    two_stacks = bool(model.config.is_encoder_decoder)
     width, num = max(len(ids) for ids in prompts), len(virtual_nD)
-    ids_BL = torch.full((len(prompts), width), pad)
-    for row, ids in enumerate(prompts):
-        ids_BL[row, width - len(ids) :] = torch.from_numpy(ids)
+    # A decoder goes on behind the text, so padding comes first, and virtual tokens stand right before the text as they
+    # do in training. An encoder gives positions from the left whatever is padding, so there it comes last.
+    lead_B = torch.tensor([0 if two_stacks else width - len(ids) for ids in prompts])
+    ids_BL = torch.full((len(prompts), width), search.pad_token_id)
+    for row, (ids, lead) in enumerate(zip(prompts, lead_B.tolist(), strict=True)):
+        ids_BL[row, lead : lead + len(ids)] = torch.from_numpy(ids)
     text_BLD = model.get_input_embeddings()(ids_BL.to(model.device))
-    # Padding comes first, so that virtual tokens stand right before the text as they do in training.
-    place_BW = torch.arange(width + num)[None] - torch.tensor([width - len(ids) for ids in prompts])[:, None]
+    place_BW = torch.arange(width + num)[None] - lead_B[:, None]
+    length_B1 = torch.tensor([len(ids) + num for ids in prompts])[:, None]
+    real_BW = ((place_BW >= 0) & (place_BW < length_B1)).to(model.device)
     place_BW = place_BW.to(model.device)
     if num:
         padded_BWD = torch.cat([text_BLD[:, :1].expand(-1, num, -1), text_BLD], 1)
@@ -110,27 +124,40 @@ def _generate(model: Any, prompts: Sequence[Ints], pad: int, virtual_nD: Tensor,
         text_BLD = torch.where(is_virtual_BW1, virtual_nD[place_BW.clamp(0, num - 1)], padded_BWD)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Passing `no_repeat_ngram_size` with `inputs_embeds`")
-        return model.generate(inputs_embeds=text_BLD, attention_mask=(place_BW >= 0).long(), generation_config=search)
+        out_BL = model.generate(
+            inputs_embeds=text_BLD,
+            attention_mask=real_BW.long(),
+            generation_config=search,
+            # One that grows: transformers' own has as many layers as the encoder, a T5's decoder may have more.
+            **{"past_key_values": EncoderDecoderCache(DynamicCache(), DynamicCache())} if two_stacks else {},
+        )
+    return out_BL[:, 1:] if two_stacks else out_BL  # a decoder of its own gives the token that it started with, too
 
 
 def language_model(base: Base, own: Attached) -> Any:
-    """transformers' causal language model that computes what base and adapter compute, trained prompts apart."""
+    """transformers' language model that computes what base and adapter compute, trained prompts apart."""
     method, sites = own.adapter.method, own.adapter.sites
     assert not_generating(method, sites) is None, "methods that cannot generate are refused before anything is trained"
-    tensors = folded_tensors(base, _without_prompt(own))
+    tensors = {**folded_tensors(base, _without_prompt(own)), **constant_parts(base, "lm")}
     dtype = next(iter(tensors.values())).dtype
     with quiet_transformers(), torch.random.fork_rng(devices=[]), no_init_weights():
-        model: Any = AutoModelForCausalLM.from_config(
-            copy.deepcopy(base.config), attn_implementation="eager", dtype=dtype
-        )
-    parameters = dict(model.named_parameters())
+        loader = getattr(transformers, auto_class(base.arch, "lm"))
+        model: Any = loader.from_config(copy.deepcopy(base.config), attn_implementation="eager", dtype=dtype)
+    parameters, buffers = dict(model.named_parameters()), dict(model.named_buffers())
     for name, value in tensors.items():
         if name in parameters:
             parameters[name].data = value
+        elif name in buffers:  # BART's bias on the logits
+            buffers[name].data = value.to(dtype)
         else:  # a bias of a layer that has none
             module, _, last = name.rpartition(".")
             model.get_submodule(module).register_parameter(last, nn.Parameter(value, requires_grad=False))
+    model.generation_config = SearchConfig()  # else what the checkpoint's own says is filled in where a search does not
     model.tie_weights()
+    if base.arch.decoder is not None:  # T5 shares its embedding among the stacks even where the head has its own
+        shared = model.get_submodule(f"{base.arch.hf_prefix}{base.arch.embedding}")
+        for path in base.arch.decoder.embeddings.values():
+            model.get_submodule(f"{base.arch.hf_prefix}{path}").weight = shared.weight
     missing = {name for name, _ in model.named_parameters()} - set(tensors)
     assert not missing, f"nothing is known of {missing}"
     return model.eval()

@@ -79,10 +79,11 @@ class DataConfig(Settings):
 
 
 class PromptConfig(Settings):
-    """How examples are put to a causal language model; for data.task=prompt-classification and summarization."""
+    """How examples are put to a language model; for data.task=prompt-classification and summarization."""
 
-    template: Annotated[str, Field(min_length=1)] = "alpaca"
-    """alpaca, plain, chat (the one of the tokenizer), or text with the names of the text columns in braces."""
+    template: Annotated[str, Field(min_length=1)] = "auto"
+    """alpaca, plain, chat (the one of the tokenizer), or text with the names of the text columns in braces.
+    auto is alpaca for causal language models, and for encoder-decoders the words they were pretrained with."""
     instruction: str | None = None
     """What is asked for; None means words made from the classes, where the template has a place for them."""
     labels: Mapping[str, str] = Field(default_factory=dict[str, str])

@@ -19,8 +19,9 @@ ALPACA = (
 """Taori et al. 2023, "Stanford Alpaca: an instruction-following LLaMA model", the prompt for examples with an input.
 The response begins on a line of its own, as instruction and input do."""
 
-READY_MADE = ("alpaca", "plain", "chat")
-"""Templates that have a name: Alpaca's, the columns' names before their texts, and the tokenizer's own for chats."""
+READY_MADE = ("auto", "alpaca", "plain", "chat")
+"""Templates that have a name: Alpaca's, the columns' names before their texts, the tokenizer's own for chats; auto is
+what suits the kind of model."""
 
 
 def pieces(template: str) -> tuple[tuple[str, bool], ...]:

@@ -113,7 +113,7 @@ class PromptTokenizer(TextEncoder, ABC):
     @cached_property
     def least(self) -> int:
         """Tokens of a prompt and what follows it with a token of every text."""
-        length = _length(self._rules.encode(self._bare, add_special_tokens=self._adds_special))
+        length = self._num_read(self._rules.encode(self._bare, add_special_tokens=self._adds_special))
         return length + self.prompt.num_texts + self.behind
 
     @property
@@ -149,7 +149,7 @@ class PromptTokenizer(TextEncoder, ABC):
             shown = [self.prompt.text(row)[0] for row in chunk]
             encodings = self._rules.encode_batch(shown, add_special_tokens=self._adds_special)
             for row, encoding in zip(chunk, encodings, strict=True):
-                full_lengths.append(_length(encoding))
+                full_lengths.append(self._num_read(encoding))
                 ids.append(self._fitted(tuple(row), encoding, budget)[1])
         lengths = np.array(full_lengths, dtype=np.int64)
         return Encoded(
@@ -167,7 +167,7 @@ class PromptTokenizer(TextEncoder, ABC):
 
     def _fitted(self, texts: tuple[str, ...], encoding: Encoding, budget: int) -> tuple[tuple[str, ...], Ints]:
         """The texts of a prompt, the longest cut as far as needed, and its ids."""
-        while (length := _length(encoding)) > budget:
+        while (length := self._num_read(encoding)) > budget:
             _, spans = self.prompt.text(texts)
             places = [
                 [(a, b) for a, b in encoding.offsets[:length] if a < end and b > start and a < b]
@@ -206,6 +206,14 @@ class PromptTokenizer(TextEncoder, ABC):
                 f"raise model.max_length, {self.shorter}" + (", or take fewer shots" if self.prompt.shots else ""),
             )
         return max_length - room - self.behind
+
+    def _num_read(self, encoding: Encoding) -> int:
+        """Tokens of a prompt without special ones behind it: its answer is to follow."""
+        mask = encoding.special_tokens_mask
+        length = len(mask)
+        while length and mask[length - 1]:
+            length -= 1
+        return length
 
     def _added(self, follows: str) -> list[int] | None:
         """The tokens that a text adds behind the template's end; None where it changes those before it."""
@@ -289,12 +297,3 @@ class PromptEncoder(PromptTokenizer):
     def _named(self, name: str) -> str:
         words = self.prompt.labels[name]
         return f"the label {name!r}" + ("" if words == name else f" (shown as {words!r})")
-
-
-def _length(encoding: Encoding) -> int:
-    """Tokens of a prompt without special ones behind it: its answer is to follow."""
-    mask = encoding.special_tokens_mask
-    length = len(mask)
-    while length and mask[length - 1]:
-        length -= 1
-    return length

@@ -1,4 +1,8 @@
-"""Prompts that ask a language model for a summary, and the tokens of the summaries it learns to write behind them."""
+"""What a language model reads before it writes a summary, and the tokens of the summaries it learns to write.
+
+A causal one reads a prompt and writes behind it. An encoder-decoder reads the document, behind words that name the task
+where it was pretrained with such, and its decoder has the summary to itself.
+"""
 
 import hashlib
 import json
@@ -7,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
+from tokenizers import Encoding
 
 from remora.data.prompts import Prompt, PromptTokenizer
 from remora.data.summaries import references
@@ -28,7 +33,7 @@ class EncodedSummaries:
 
 
 class SummaryEncoder(PromptTokenizer):
-    """Tokenizes prompts and summaries.
+    """Tokenizes prompts and summaries for a causal language model.
 
     Args:
         tokenizer: a fast tokenizer of transformers. It is not changed.
@@ -40,6 +45,10 @@ class SummaryEncoder(PromptTokenizer):
     """
 
     shorter: ClassVar[str] = "shorten the template, lower generation.max_new_tokens"
+    start: int | None = None
+    """The first token of a decoder that has the summary to itself."""
+    opening: tuple[int, ...] = ()
+    """Special tokens that every summary begins with."""
 
     def __init__(self, tokenizer: Any, prompt: Prompt, max_tokens: int) -> None:
         super().__init__(tokenizer, prompt)
@@ -80,3 +89,43 @@ class SummaryEncoder(PromptTokenizer):
         """A summary whose first token would merge with the template's last one is tokenized by itself."""
         added = self._added(self.prompt.lead + text)
         return added if added is not None else self._rules.encode(text, add_special_tokens=False).ids
+
+
+class SourceEncoder(SummaryEncoder):
+    """Tokenizes documents and summaries for an encoder-decoder, each with the special tokens that its tokenizer adds.
+
+    Args:
+        tokenizer: a fast tokenizer of transformers. It is not changed.
+        prompt: what stands around a document.
+        max_tokens: of a summary, special ones included.
+        start: the token that goes into the decoder first, which shifts the summary by one as transformers does.
+
+    Raises:
+        ModelError: the tokenizer has no token for the end of a sequence, or ends none with it.
+    """
+
+    shorter: ClassVar[str] = "shorten the template"
+
+    def __init__(self, tokenizer: Any, prompt: Prompt, max_tokens: int, start: int) -> None:
+        super().__init__(tokenizer, prompt, max_tokens)
+        self.start = start
+        special = list(self._rules.encode("", add_special_tokens=True).ids)
+        if special[-1:] != [self.end]:
+            raise ModelError(
+                f"the tokenizer ends no text with {tokenizer.eos_token}, so a summary would never end",
+                "choose a model whose tokenizer does, such as those of BART and T5",
+            )
+        self.opening = tuple(special[:-1])
+        words = [self.fingerprint, "encoder-decoder", start]
+        self.fingerprint = hashlib.sha256(json.dumps(words).encode()).hexdigest()
+
+    @property
+    def behind(self) -> int:
+        """None: nothing follows what is read."""
+        return 0
+
+    def _num_read(self, encoding: Encoding) -> int:
+        return len(encoding)
+
+    def _summary(self, text: str) -> list[int]:
+        return [*self.opening, *self._rules.encode(text, add_special_tokens=False).ids]

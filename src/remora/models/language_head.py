@@ -1,4 +1,4 @@
-"""The language-modelling head of a decoder, frozen, on the few rows whose next token is asked for.
+"""The pretrained language-modelling head, frozen, on the few rows of a decoder whose next token is asked for.
 
 Its weights are the base's: those of the token embedding where the two are tied (no copy is made), else a tensor of the
 checkpoint, which belongs to the base as a pretrained pooler does. Nothing of it is trained but in full fine-tuning,
@@ -41,12 +41,13 @@ def is_tied(base: Base) -> bool:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class LanguageHead(HeadTemplate):
-    """log softmax(W x) of a few tokens, with Gemma 2's soft cap on the logits where the configuration has one.
+    """log softmax(W x) of a few tokens.
 
-    It computes in the base's type, as transformers does, and takes the softmax in float32 at least.
+    Gemma 2 has a soft cap on the logits, BART a bias on them, T5 a factor on the rows; see `Architecture`. It computes
+    in the base's type, as transformers does, and takes the softmax in float32 at least.
 
     Args:
-        base: a decoder, loaded with its language-modelling head.
+        base: a decoder or an encoder-decoder, loaded with its language-modelling head.
         num_outputs: U, or 1 where every row has a token of its own.
         kind: always ``lm``.
         tokens: ids of the U tokens, the outputs in order; empty where every row has a token of its own.
@@ -59,7 +60,8 @@ class LanguageHead(HeadTemplate):
     tokens: tuple[int, ...] = field(kw_only=True)
 
     def __post_init__(self) -> None:
-        require_causal(self.base)
+        if not self.base.arch.encoder_decoder:
+            require_causal(self.base)
         if not is_tied(self.base) and self.weight_name not in self.base.pooler:
             raise ModelError(f"{self.base.name} was loaded without its language-modelling head")
 
@@ -109,12 +111,13 @@ class LanguageHead(HeadTemplate):
         if weight_VD is None:
             weight_VD = self._own_weight()
         weight_VD = weight_VD.to(device=rows_ND.device, dtype=self.base.dtype)
-        rows_ND = rows_ND.to(self.base.dtype)
+        rows_ND = rows_ND.to(self.base.dtype) * self.base.arch.lm_scale(self.base.config)
+        bias_V = self._bias(rows_ND.device)
         if next_N is not None:
-            return next_log_probs(rows_ND, weight_VD, next_N, self._cap)[:, None]
+            return next_log_probs(rows_ND, weight_VD, next_N, bias_V, self._cap)[:, None]
         asked_U = torch.tensor(self.tokens, device=rows_ND.device)
         parts = [rows_ND] if torch.is_grad_enabled() else rows_ND.split(ROWS)
-        return torch.cat([self._log_probs(part, weight_VD, asked_U) for part in parts])
+        return torch.cat([self._log_probs(part, weight_VD, bias_V, asked_U) for part in parts])
 
     @cached_property
     def _cap(self) -> float | None:
@@ -125,8 +128,13 @@ class LanguageHead(HeadTemplate):
             return self.base.model.get_submodule(self.base.arch.embedding).get_parameter("weight")
         return self.base.pooler[self.weight_name]
 
-    def _log_probs(self, rows_ND: Tensor, weight_VD: Tensor, asked_U: Tensor) -> Tensor:
-        logits_NV = wide_logits(rows_ND, weight_VD, self._cap)
+    def _bias(self, device: torch.device) -> Tensor | None:
+        name = self.base.arch.lm_bias
+        bias_1V = None if name is None else self.base.pooler.get(name)
+        return None if bias_1V is None else bias_1V[0].to(device=device, dtype=self.base.dtype)
+
+    def _log_probs(self, rows_ND: Tensor, weight_VD: Tensor, bias_V: Tensor | None, asked_U: Tensor) -> Tensor:
+        logits_NV = wide_logits(rows_ND, weight_VD, bias_V, self._cap)
         return logits_NV.index_select(1, asked_U) - logits_NV.logsumexp(1, keepdim=True)
 
 

@@ -138,7 +138,8 @@ class StudyContext:
         encoded, targets = self.encoded(name, room), self.task.targets(self.dataset.splits[name])
         prompts, summaries = self.prompts, self.summaries
         if summaries is not None:
-            return summarized(encoded.ids, summaries.encode_summaries(self.dataset.splits[name].labels).ids, targets)
+            written = summaries.encode_summaries(self.dataset.splits[name].labels)
+            return summarized(encoded.ids, written.ids, targets, summaries.start)
         if prompts is None:
             whole = tokenized(encoded, targets)
             return replace(whole, targets=self.task.unread(whole.targets, whole.num_rows))
@@ -184,11 +185,10 @@ def open_context(config: StudyConfig) -> StudyContext:
     )
     max_length = min(model.max_length or _DEFAULT_LENGTH, base.max_positions)
     encoder = TextEncoder(base.tokenizer)
-    if config.prompts:
-        require_causal(base)
     if data.task == "summarization":
         encoder, data = study_summaries(config.prompt, config.generation, data, base)
     elif config.prompts:
+        require_causal(base)
         encoder, data = study_prompts(config.prompt, data, base, max_length, config.data.split_seed)
     return StudyContext(
         config=config,

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from remora.config.schema import PromptConfig
 from remora.config.templates import ALPACA, INSTRUCTION, column_problems, fields, pieces
@@ -15,6 +16,8 @@ from remora.seeds import numpy_rng
 
 _BETWEEN = 4
 """Tokens set aside for what stands between solved examples: empty lines, or the end of a turn."""
+OWN = "the model's own"
+"""What stands for a template in records where an encoder-decoder reads a document as it was pretrained to."""
 _STANDS_FOR = "RemoraPutsTextNumber{}Here"
 """What a chat template is given in the place of a text, so that no text of the data ever passes through it."""
 
@@ -92,6 +95,10 @@ def bare_prompt(
         ConfigError: a template without a field, or with one that the data lack.
         ModelError: no chat template where one is asked for, or one that fails.
     """
+    if config.template == "auto":
+        if base.arch.encoder_decoder:
+            return _source_prompt(base, config.instruction)
+        config = config.model_copy(update={"template": "alpaca"})
     chat = config.template == "chat"
     parts = _chat_parts(base, _chat_content(instruction, dataset), ()) if chat else _parts(config, instruction, dataset)
     return Prompt(
@@ -103,6 +110,20 @@ def bare_prompt(
         parts=parts,
         whole=chat,
     )
+
+
+def _source_prompt(base: Base, instruction: str | None) -> Prompt:
+    """What an encoder reads: the document behind the words for the task that the model was pretrained with.
+
+    T5's and Flan-T5's configurations name such words (``task_specific_params.summarization.prefix``; Raffel et al.
+    2020, arXiv:1910.10683, section 2.4), BART's do not. An instruction replaces them and has a paragraph of its own.
+    """
+    settings: Any = base.config.to_dict().get("task_specific_params") or {}
+    lead = settings.get("summarization", {}).get("prefix") or ""
+    if instruction is not None:
+        lead = f"{instruction}\n\n" if instruction else ""
+    parts = _joined((lead, 0))
+    return Prompt(template=OWN, instruction=instruction, labels={}, shots=0, calibration="none", parts=(*parts, ""))
 
 
 def _chat_content(instruction: str, dataset: Dataset) -> tuple[str | int, ...]:
