@@ -46,7 +46,7 @@ def test_time_is_tokens_at_what_they_cost(configure: Configure, threads: int, mo
     untrained = (read["validation"] + read["test"]) * 2.5e-4
     slower = 1.0 if threads == 1 else 1.25 / (2 / 1.3)
     start = 4.0 + 1.0
-    solo = 2 * start + 8 * 16 * (mean["train"] + mean["train"] + virtual) * 1e-3
+    solo = start + 8 * 16 * (mean["train"] + mean["train"] + virtual) * 1e-3
     fixed = 2 * start + 2.0 + 4.0 + 6 * 0.1
     plan = estimate(context, rows, probe)
     assert plan.seconds == pytest.approx(slower * (prompt + head + untrained) + solo + fixed)

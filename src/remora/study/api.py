@@ -45,7 +45,6 @@ from remora.results.store import (
 from remora.results.summary import summarise
 from remora.results.summary_schema import Row, StudySummary
 from remora.results.wording import duration, size
-from remora.study import solo
 from remora.study.board import Board
 from remora.study.context import StudyContext, open_context
 from remora.study.coordinator import coordinating
@@ -61,6 +60,7 @@ from remora.study.progress import Progress, Teller
 from remora.study.record import record_failure, record_majority
 from remora.study.resident import free_bytes
 from remora.study.rows import MAJORITY, UNTRAINED, StudyRow, reference_row, study_rows
+from remora.study.solo import Solo
 from remora.study.stages import plan_stages
 from remora.study.trials import TUNING_SEED, PlannedTrial, TrialMaker
 from remora.study.tuning import choose_lr
@@ -296,14 +296,14 @@ class _Run:
         known = dict(before.rows) if before is not None else {}
         rows = [row for row in self.rows if row.method is not None and row.label not in known]
         self.progress.stage("measuring", len(rows))
-        for row in rows:
-            self.progress.trial_started(row.label)
-            trial = TrialMaker(self.context).final(row, row.lrs[0])[0]
-            cost = solo.measure(self.run_dir, trial, available_cores())
-            if cost == RowCost():
-                self.progress.note(f"{row.label}: its cost could not be measured")
-            known[row.label] = cost
-            self.progress.trial_finished(row.label, "done", None)
+        with Solo(self.run_dir, available_cores()) as solo:
+            for row in rows:
+                self.progress.trial_started(row.label)
+                cost = solo.measure(TrialMaker(self.context).final(row, row.lrs[0])[0])
+                if cost == RowCost():
+                    self.progress.note(f"{row.label}: its cost could not be measured")
+                known[row.label] = cost
+                self.progress.trial_finished(row.label, "done", None)
         total = seconds + (before.study_seconds if before is not None else 0.0)
         costs = Costs(
             machine=describe_machine(self.context.base.dtype, self.context.config.engine),

@@ -75,9 +75,10 @@ def estimate(context: StudyContext, rows: Sequence[StudyRow], probe: Probe, trai
         seconds += _makespan([slower * work.pack(pack) for pack in packs], stages.workers)
         seconds += _TRIAL_SECONDS * sum(len(pack.trials) for pack in packs) / stages.workers
     cores = available_cores()
+    seconds += start * len({context.quantization_for(row.method) for row in rows if row.method is not None})
     for row in probe.rows.values():
         steps = SOLO_STEPS * context.config.protocol.batch_size * work.tokens("train", row, 1)
-        seconds += start + steps * row.seconds / _speed(cores)
+        seconds += steps * row.seconds / _speed(cores)
     return StudyPlan(
         num_trials=sum(trial.purpose != "baseline" for trial in (*stages.first, *stages.final)),
         seconds=seconds,

@@ -43,6 +43,19 @@ def resident(pid: int | None = None) -> Resident:
     return Resident(own=fields["RssAnon"], shared=fields["RssFile"] + fields["RssShmem"])
 
 
+def file_pages() -> dict[str, int]:
+    """Bytes of every mapping of a file that are in this process's RAM now, by address range (Linux)."""
+    found: dict[str, int] = {}
+    place = ""
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        if line.startswith("Rss:") and place:
+            found[place] = int(line.split()[1]) * 1024
+        elif not line[0].isupper():  # address range, rights, offset, device, inode and the file if there is one
+            fields = line.split(maxsplit=5)
+            place = fields[0] if len(fields) == 6 and fields[5].startswith("/") else ""
+    return found
+
+
 def reset_peak(device: torch.device | None = None) -> None:
     """Start the high-water mark of this process anew (Linux), or that of a CUDA device.
 

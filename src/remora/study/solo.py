@@ -1,51 +1,94 @@
-"""The honest cost of one method: a training step of one trial with the whole machine, in a fresh process.
+"""The honest cost of one method: a training step of one trial with the whole machine to itself.
 
-Run as ``python -m remora.study.solo RUN_DIR --threads N`` with one planned trial as JSON on standard input; prints one
-JSON object. Loading, evaluation and the first steps are outside what is measured.
+Run as ``python -m remora.study.solo RUN_DIR --threads N``: takes planned trials as JSON lines on standard input, one
+after the other, and prints one JSON object for each. Loading, evaluation and the first steps are outside what is
+measured. On Linux each trial has a child that begins with what the process has imported and opened (starting Python
+takes longer than the steps); elsewhere, and on GPUs, which no child may use once its parent has, a process of its own.
 """
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+import traceback
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 from remora.results.schema import MemoryBreakdown, MemorySample, RowCost
 from remora.study.launch import worker_environment
 from remora.study.trials import PlannedTrial
+
+if TYPE_CHECKING:
+    from remora.study.context import StudyContext
 
 _WARM_UP = 2
 _STEPS = 6
 NUM_STEPS = _WARM_UP + _STEPS
 
 
-def measure(run_dir: Path, trial: PlannedTrial, threads: int) -> RowCost:
-    """Cost of a row's training step, measured in a process of its own.
+class Solo:
+    """Measures what rows cost, in a process that does nothing else; use as a context manager.
 
     Args:
         run_dir: of the study.
-        trial: one of the row's final trials.
         threads: all cores.
-
-    Returns:
-        Empty costs when the process failed; the study goes on without them.
     """
-    done = subprocess.run(
-        [sys.executable, "-P", "-m", "remora.study.solo", str(run_dir), "--threads", str(threads)],
-        input=json.dumps(trial.to_json()),
-        capture_output=True,
-        text=True,
-        env=worker_environment(threads),
-        check=False,
-    )
-    if done.returncode != 0:
-        return RowCost()
-    return RowCost.model_validate_json(done.stdout.splitlines()[-1])
+
+    def __init__(self, run_dir: Path, threads: int) -> None:
+        self._run_dir = run_dir
+        self._threads = threads
+        self._process: subprocess.Popen[str] | None = None
+
+    def __enter__(self) -> "Solo":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._end()
+
+    def measure(self, trial: PlannedTrial) -> RowCost:
+        """Cost of a row's training step.
+
+        Args:
+            trial: one of the row's final trials.
+
+        Returns:
+            Empty costs when the process failed; the study goes on without them.
+        """
+        process = self._process = self._process or self._start()
+        assert process.stdin is not None
+        assert process.stdout is not None
+        line = ""
+        with suppress(BrokenPipeError):
+            process.stdin.write(json.dumps(trial.to_json()) + "\n")
+            process.stdin.flush()
+            line = process.stdout.readline()
+        answer = json.loads(line or "{}")
+        if not answer.get("goes_on"):
+            self._end()
+        return RowCost.model_validate(answer.get("cost", {}))
+
+    def _start(self) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-P", "-m", "remora.study.solo", str(self._run_dir), "--threads", str(self._threads)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            env=worker_environment(self._threads),
+        )
+
+    def _end(self) -> None:
+        """End the process, at once if it is in the middle of something."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.communicate()
+            self._process = None
 
 
 class _Watch:
@@ -77,22 +120,25 @@ class _Watch:
         pass
 
 
-def _solo(run_dir: Path, threads: int, trial: PlannedTrial) -> RowCost:
-    import numpy as np
-    import torch
+def _solo(context: "StudyContext", trial: PlannedTrial, pages: Mapping[str, int]) -> RowCost:
+    """Train some steps and say what they cost.
 
-    from remora.config.load import read_study
+    Args:
+        context: of the study.
+        trial: of a row.
+        pages: what the parent has in RAM of libraries and the base. Of these a child has only what it has touched
+            itself, but a process of its own would have them all.
+    """
+    import numpy as np
+
     from remora.engine.driver import Driver
     from remora.engine.loop import run_pack
     from remora.engine.trial import Examples
-    from remora.study.context import open_context
     from remora.study.machine import compute_device, give_memory_back, settle
     from remora.study.packs import LONE_PARTS
-    from remora.study.resident import peak_bytes, reset_peak
+    from remora.study.resident import file_pages, peak_bytes, reset_peak
 
-    torch.set_num_threads(threads)
-    config = read_study(run_dir / "study.yaml")
-    context = open_context(config)
+    config = context.config
     on_device = context.base_on(compute_device(config.engine), trial.quantization)
     data = context.trial_data()
     batch = trial.spec.batch_size
@@ -128,7 +174,10 @@ def _solo(run_dir: Path, threads: int, trial: PlannedTrial) -> RowCost:
     steps = watch.seconds[_WARM_UP:]
     if not steps:
         return RowCost()
-    peak = max(watch.before, *(sample.bytes for sample in watch.trace), read_peak())
+    touched = file_pages() if pages else {}
+    untouched = sum(max(0, size - touched.get(place, 0)) for place, size in pages.items())
+    trace = tuple(MemorySample(seconds=each.seconds, bytes=each.bytes + untouched) for each in watch.trace)
+    peak = max(watch.before, *(sample.bytes for sample in watch.trace), read_peak()) + untouched
     seconds = statistics.median(steps)
     base = on_device.num_bytes
     trained = 4 * sum(outcome.num_params.values())
@@ -145,7 +194,7 @@ def _solo(run_dir: Path, threads: int, trial: PlannedTrial) -> RowCost:
             optimizer=2 * trained,
             activations_and_rest=max(0, peak - known),
         ),
-        memory_trace=tuple(watch.trace),
+        memory_trace=trace,
     )
 
 
@@ -155,8 +204,60 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("run_dir", type=Path)
     parser.add_argument("--threads", type=int, default=1)
     given = parser.parse_args(arguments)
-    trial = PlannedTrial.from_json(json.loads(sys.stdin.read()))
-    print(_solo(given.run_dir, given.threads, trial).model_dump_json())
+    out = os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1)
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # whatever libraries print must not mix with the answers
+    serve(given.run_dir, given.threads, sys.stdin, out)
+
+
+def serve(run_dir: Path, threads: int, jobs: Iterable[str], out: TextIO) -> None:
+    """Measure trials until there are no more, or only one where no child can do it.
+
+    Args:
+        run_dir: of the study.
+        threads: to train with.
+        jobs: planned trials as lines of JSON.
+        out: where a line of JSON goes for each.
+    """
+    import torch
+
+    from remora.config.load import read_study
+    from remora.study.context import open_context
+    from remora.study.machine import compute_device
+    from remora.study.resident import file_pages
+
+    torch.set_num_threads(1)  # OpenMP's threads, once started, would be missing in a child
+    context = open_context(read_study(run_dir / "study.yaml"))
+    forks = sys.platform == "linux" and compute_device(context.config.engine).type == "cpu"
+    for line in jobs:
+        trial = PlannedTrial.from_json(json.loads(line))
+        if not forks:
+            torch.set_num_threads(threads)
+            print(json.dumps({"cost": _solo(context, trial, {}).model_dump(mode="json"), "goes_on": False}), file=out)
+            return
+        pages = file_pages()
+        child = os.fork()
+        if child == 0:
+            _be_measured(context, trial, threads, pages, out)
+        if os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) != 0:
+            print(json.dumps({"cost": {}, "goes_on": True}), file=out)
+
+
+def _be_measured(
+    context: "StudyContext", trial: PlannedTrial, threads: int, pages: Mapping[str, int], out: TextIO
+) -> NoReturn:
+    """What a child does; it ends without running what its parent runs when that ends."""
+    import torch
+
+    code = 1
+    try:
+        torch.set_num_threads(threads)
+        cost = _solo(context, trial, pages)
+        print(json.dumps({"cost": cost.model_dump(mode="json"), "goes_on": True}), file=out, flush=True)
+        code = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(code)
 
 
 if __name__ == "__main__":
