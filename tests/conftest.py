@@ -7,6 +7,8 @@ import pytest
 from hypothesis import settings
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported; processes share the cores, not threads
+# Studies of one pack give their worker all cores, and threads that wait by spinning would take them from other tests.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 # No test may fail because a machine is slow, and what one run finds the next must find too.
 settings.register_profile("remora", deadline=None, derandomize=True)
