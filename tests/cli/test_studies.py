@@ -8,6 +8,8 @@ from remora.cli.main import run_cli
 from remora.cli.signals import Terminated
 from remora.config.load import dump_yaml
 from tests.cli.fake_study import FakePlan, FakeStudy
+from tests.prompts import write_data as write_labelled
+from tests.prompts import write_model as write_language_model
 
 BASE = ["--model", "minilm", "--data", "some/where/my data.csv"]
 ROW_KEYS = {
@@ -206,3 +208,28 @@ def test_validate_says_ok_with_the_plan(study: FakeStudy, tmp_path: Path, capsys
     assert shown["ok"] is True
     assert shown["plan"]["trials_per_pack"] == 8
     assert study.planned[1].protocol.seeds == 1
+
+
+@pytest.mark.parametrize(
+    ("prompt", "message"),
+    [
+        ("  labels: {positive: up, negativ: down}", "6: prompt.labels.negativ: there is no such class"),
+        ("  instruction: Judge.\n  labels:\n    positive: up\n    negative: upper", "9: prompt.labels.negative: the"),
+        ("  labels: {positive: ' '}", "6: prompt.labels.positive: the label 'positive' (shown as ' ') has no tokens"),
+        ("  template: |\n    {document}\n    It is", "6: prompt.template: there is no field {document}"),
+        ("  shots: 400", "6: prompt.shots=400: "),
+    ],
+)
+def test_what_shows_only_beside_data_or_model_has_its_line_too(
+    prompt: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, data = write_language_model(tmp_path / "model"), write_labelled(tmp_path / "d.csv")
+    study = tmp_path / "study.yaml"
+    lines = ["name: moods", "kind: compare", f"model: {model}", f"data: {{path: {data}, task: prompt-classification}}"]
+    study.write_text("\n".join([*lines, "prompt:", prompt, ""]))
+    for command in ("validate", "run"):
+        assert run_cli([command, str(study)]) == 2
+        assert f"error: {study}:{message}" in capsys.readouterr().err
+    if "shots" in prompt:
+        assert run_cli(["run", str(study), "prompt.shots=300"]) == 2
+        assert "error: prompt.shots=300: " in capsys.readouterr().err  # it is what was typed

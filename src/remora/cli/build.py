@@ -2,7 +2,8 @@
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from remora.cli.console import parse_duration
@@ -12,6 +13,7 @@ from remora.config.schema import ROW_SETTINGS, DataConfig, MethodEntry, StudyCon
 from remora.config.tree import Tree, apply_overrides
 from remora.errors import ConfigError
 
+_SETTING = re.compile(r"(?:model|data|prompt|generation|protocol|engine)(?:\.\w+)+")
 RECIPES = Path(__file__).resolve().parents[1] / "recipes"
 
 
@@ -143,9 +145,37 @@ def load_study(
     Raises:
         ConfigError: no such file, or anything in it that cannot be right.
     """
+    with opened_study(name, overrides, model=model, data=data, protocol=protocol) as config:
+        return config
+
+
+@contextmanager
+def opened_study(
+    name: str,
+    overrides: Sequence[str] = (),
+    *,
+    model: str | None = None,
+    data: str | None = None,
+    protocol: Mapping[str, object] | None = None,
+) -> Generator[StudyConfig]:
+    """`load_study`, for a block that does something with the study: errors there say where a setting was written.
+
+    What is wrong with a setting may be seen only beside the data or the model.
+    """
     path = find_study_file(name)
     tree = apply_overrides(load_yaml(path), [*given_settings(model, data, protocol), *overrides])
-    return check_study(tree, str(path))
+    config = check_study(tree, str(path))
+    try:
+        yield config
+    except ConfigError as error:
+        raise ConfigError("\n".join(_placed(line, tree) for line in error.message.split("\n")), error.hint) from error
+
+
+def _placed(line: str, tree: Tree) -> str:
+    """A line of a message that begins with a setting, behind the place where that was written."""
+    setting = _SETTING.match(line)
+    place = tree.place(tuple(setting[0].split("."))) if setting else ""
+    return f"{place}: {line}" if place and not place.startswith("command line") else line
 
 
 def given_settings(model: str | None, data: str | None, protocol: Mapping[str, object] | None) -> list[str]:

@@ -163,7 +163,7 @@ def _prepare(
     """Write what the tasks read; returns the run directory, absolute, and the settings of its studies."""
     from functools import partial
 
-    from remora.cli.build import find_study_file, load_study
+    from remora.cli.build import find_study_file, opened_study
     from remora.cli.progress import choose_progress
     from remora.cli.recipes import full_forms, read_recipe, several_studies
     from remora.errors import ConfigError
@@ -183,9 +183,9 @@ def _prepare(
         return folder, list(prepare_recipe(recipe, configs, full, folder, settle, progress).values())
     if small or only:
         raise ConfigError(f"{study} is one study", "leave --small and --only out")
-    config = load_study(study, overrides, model=model, data=data, protocol=protocol)
-    folder = (out if out is not None else usual_run_dir(config)).absolute()
-    return folder, [prepare_study(config, folder, settle, progress)]
+    with opened_study(study, overrides, model=model, data=data, protocol=protocol) as config:
+        folder = (out if out is not None else usual_run_dir(config)).absolute()
+        return folder, [prepare_study(config, folder, settle, progress)]
 
 
 def _submit(script: Path) -> str:

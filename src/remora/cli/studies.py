@@ -131,7 +131,7 @@ def run(
 
     For a recipe of several studies, KEY=VALUE is a setting of all, studies.NAME.KEY=VALUE of one.
     """
-    from remora.cli.build import find_study_file, load_study, protocol_settings
+    from remora.cli.build import find_study_file, opened_study, protocol_settings
     from remora.cli.recipes import execute_recipe, several_studies
     from remora.errors import ConfigError
 
@@ -152,8 +152,8 @@ def run(
         )
     if small or only:
         raise ConfigError(f"{study} is one study", "leave --small and --only out")
-    config = load_study(study, overrides, model=model, data=data, protocol=protocol)
-    return execute(config, out, dry_run=dry_run, as_json=as_json)
+    with opened_study(study, overrides, model=model, data=data, protocol=protocol) as config:
+        return execute(config, out, dry_run=dry_run, as_json=as_json)
 
 
 @click.command()

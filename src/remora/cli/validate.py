@@ -17,7 +17,7 @@ def validate(*, study: str, as_json: bool, overrides: tuple[str, ...]) -> None:
     Reads the data and the model too, so bad rows and unknown columns are found as well.
     """
     from remora.cli import outcome
-    from remora.cli.build import find_study_file, load_study
+    from remora.cli.build import find_study_file, opened_study
     from remora.cli.recipes import print_plan, read_recipe, several_studies
     from remora.study.api import plan_study
 
@@ -25,7 +25,8 @@ def validate(*, study: str, as_json: bool, overrides: tuple[str, ...]) -> None:
     if several_studies(path):
         print_plan(read_recipe(path, overrides)[1], as_json=as_json)
         return
-    plan = plan_study(load_study(study, overrides))
+    with opened_study(study, overrides) as config:
+        plan = plan_study(config)
     if as_json:
         print_json({"study": study, "ok": True, "plan": outcome.plan_json(plan)})
         return
