@@ -123,3 +123,23 @@ def test_a_task_near_its_limit_is_queued_again_by_its_script(
     assert {values["state"] for values in leases} == {"released"}
     assert list(run_dir.glob("checkpoints/*/0*/manifest.json"))
     cluster.ask("scancel", task)
+
+
+@pytest.mark.full_grid
+@pytest.mark.real
+def test_a_recipe_with_a_task_killed_and_queued_again(
+    cluster: Cluster,
+    shared_data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for name, value in cluster.environment.items():
+        monkeypatch.setenv(name, value)
+    recipe = ["recipe:xu2024", "--small", "--data", str(shared_data), "engine.checkpoint_seconds=1"]
+    run_dir, whole = tmp_path / "shared", tmp_path / "whole"
+    assert run_cli(["slurm", *recipe, "--out", str(run_dir), "--submit", "--json"]) == 0
+    kill_one_and_queue_it_again(cluster, run_dir, json.loads(capsys.readouterr().out)["job"])
+    assert run_cli(["run", *recipe, "--out", str(whole), "engine.workers=1", "engine.threads=1"]) == 0
+    for study in ("imdb", "ag_news", "grid"):
+        assert outcome(run_dir / study) == outcome(whole / study), study

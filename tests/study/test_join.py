@@ -150,6 +150,7 @@ def test_a_worker_killed_in_the_middle_of_a_pack(
     assert run_cli(["worker", str(run_dir)]) == 0  # it is complete: nothing is done
 
 
+@pytest.mark.full_grid
 def test_a_worker_that_stood_still_does_not_commit_what_others_have_taken_up(
     study: Path, whole: dict[str, object], tmp_path: Path, start: Callable[..., Started]
 ) -> None:
