@@ -30,7 +30,7 @@ LAYERS = (
     ("tasks", "methods"),
     ("models", "data"),
     ("config", "datasets", "recipes", "native"),
-    ("errors", "seeds", "paths"),
+    ("errors", "seeds", "paths", "pickles"),
 )
 RANK = {name: rank for rank, names in enumerate(reversed(LAYERS)) for name in names}
 LIGHT = ("cli", "config", "report", "results")

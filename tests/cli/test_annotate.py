@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from remora.cli.main import run_cli
 from remora.results.annotation_schema import Annotation, Asked
+from remora.results.spreadsheets import neutral
 from remora.results.store import read_record
 from remora.results.summary_schema import StudySummary
 from tests.moods import write_data as write_moods
@@ -148,12 +149,12 @@ def test_few_shot_shows_solved_examples_and_csv_holds_the_same(model: Path, data
         rows = list(csv.DictReader(file))
     for row, like in zip(rows, rows_of(tmp_path / "a"), strict=True):
         assert (row["text"], row["label"], float(row["confidence"])) == (
-            like["text"],
+            neutral(like["text"]),
             like["label"],
             like["confidence"],
         )
         assert float(row["score:negative"]) == like["scores"]["negative"]
-    assert [row["text"] for row in rows] == ["=1+1 the food", "the day, again"]
+    assert [row["text"] for row in rows] == ["'=1+1 the food", "the day, again"]
 
 
 def test_an_adapter_labels_and_an_encoder_learns_from_it(tmp_path: Path) -> None:

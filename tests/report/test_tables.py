@@ -5,7 +5,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from remora.report.tables import neutral, to_csv, to_parquet
+from remora.report.tables import to_csv, to_parquet
+from remora.results.spreadsheets import neutral
 from remora.results.store import read_run
 
 

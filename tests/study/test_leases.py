@@ -1,5 +1,6 @@
 """Leases on one disk, as processes see them that share nothing else: one holder, and nobody takes a dead one's word."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -67,6 +68,20 @@ def test_a_holder_that_shows_no_life_loses_its_lease_and_finds_out(tmp_path: Pat
     assert standing is not None
     assert (standing.number, standing.state, standing.nonce) == (2, "held", second.ticket.nonce)
     assert there.ended_badly("a", there.numbers()) == 1
+
+
+def test_a_lease_that_found_no_room_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    leases = Leases(tmp_path)
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "pwrite", full)
+        with pytest.raises(OSError, match="No space left"):
+            leases.take("a")
+    assert not list(tmp_path.iterdir())
+    assert elsewhere(tmp_path).is_free("a")
+    assert taken(leases).ticket.number == 1
 
 
 def test_a_watcher_that_slept_starts_to_watch_anew(tmp_path: Path) -> None:

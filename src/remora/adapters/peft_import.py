@@ -23,10 +23,11 @@ from remora.errors import AdapterError, ConfigError
 from remora.methods.base import AdapterTensors, Method, SiteWeights, init_adapter, weights_at
 from remora.methods.registry import get_method, list_methods
 from remora.models.base import Base
-from remora.models.files import PICKLES, file_sha256
+from remora.models.files import file_sha256
 from remora.models.head_steps import head_steps
 from remora.models.heads import HeadTemplate
 from remora.models.sites import Site
+from remora.pickles import is_pickle
 
 _SIZES = ("token_dim", "num_layers", "num_attention_heads", "num_transformer_submodules")
 _MERGE = "merge it with peft (merge_and_unload, then save_pretrained) and use the result as a model of its own"
@@ -109,7 +110,7 @@ def _read(folder: Path, task: str) -> tuple[PeftFile, Path, dict[str, Tensor]]:
     """The settings of an adapter, where its tensors are, and these, in float32 at least."""
     file = read_peft_config(folder, task)
     path = folder / PEFT_TENSORS
-    pickles = sorted(other.name for other in folder.iterdir() if other.suffix in PICKLES)
+    pickles = sorted(other.name for other in folder.iterdir() if is_pickle(other))
     if not path.is_file() and pickles:
         raise AdapterError(
             f"{folder / pickles[0]} is not read: files of this type can run code when opened",

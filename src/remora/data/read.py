@@ -9,13 +9,11 @@ from remora.data.delimited import read_delimited
 from remora.data.json_rows import read_json, read_json_lines
 from remora.data.table import Table
 from remora.errors import DataError
+from remora.pickles import is_pickle
 
 SUFFIXES = (".csv", ".tsv", ".tab", ".json", ".jsonl", ".ndjson", ".parquet", ".pq", ".conll", "_conll")
 """What a data file's name may end with; the text formats also with ``.gz`` behind. OntoNotes has ``.v4_gold_conll``."""
 COLUMN_FILES = (".conll", "_conll")
-
-_PICKLES = (".pkl", ".pickle", ".joblib", ".pt", ".pth", ".bin", ".ckpt", ".npy", ".npz")
-
 
 _LARGEST_RATIO = 200
 _HARMLESS_BYTES = 2**26
@@ -52,7 +50,7 @@ def read_table(path: Path | str) -> Table:
     suffix = data_suffix(path)
     if suffix is None:
         hint = f"use one of {', '.join(SUFFIXES)} (text formats also .gz)"
-        if path.suffix.lower() in _PICKLES:
+        if is_pickle(path):
             hint = (
                 f"such files can run code when opened; convert it yourself where you trust it, to Parquet say; {hint}"
             )

@@ -13,14 +13,13 @@ from typing import Any
 
 from remora.errors import ModelError
 from remora.models.suggest import did_you_mean
+from remora.pickles import is_pickle
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?", re.ASCII)
 _REVISION = re.compile(r"[A-Za-z0-9_][\w./+-]*", re.ASCII)
 _SHARD = re.compile(r"[\w.-]+\.safetensors", re.ASCII)
 _TOKENIZER = re.compile(r"tokenizer[\w.-]*\.json", re.ASCII)
 _PLAIN_WORD = re.compile(r"\w+")
-PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".msgpack", ".h5")
-"""What files end with whose readers may run code; they are never opened."""
 
 # What is fetched from the Hub: nothing that could carry code.
 _HUB_PATTERNS = (
@@ -202,7 +201,7 @@ def _checked_file(path: Path, *, name: str, source: str) -> ModelFiles:
             if stream.read(4) != b"GGUF":
                 raise ModelError(f"{path} is not a GGUF file", "its first four bytes should be GGUF")
         return ModelFiles(name=name, source=source, gguf=path)
-    if path.suffix in PICKLES:
+    if is_pickle(path):
         raise ModelError(f"{path} is not read: files of this type can run code when opened", _convert_hint())
     raise ModelError(
         f"{path} is not a model", "give a folder with config.json and safetensors weights, or a .gguf file"
@@ -292,7 +291,7 @@ def _check_weights(folder: Path, name: str, source: str) -> None:
             return
     if (folder / "model.safetensors").is_file():
         return
-    pickles = sorted(p.name for p in folder.iterdir() if p.suffix in PICKLES)
+    pickles = sorted(p.name for p in folder.iterdir() if is_pickle(p))
     if pickles:
         raise ModelError(
             f"{name} has its weights only in {pickles[0]}, which is not read: such files can run code when opened",

@@ -10,13 +10,11 @@ import pyarrow.parquet as pq
 
 from remora.results.aggregate import stopped_at
 from remora.results.schema import TrialResult
+from remora.results.spreadsheets import neutral
 from remora.results.store import RunDirectory
 from remora.results.summary_schema import StudySummary
 
 Value = str | int | float | bool | None
-# A spreadsheet runs a cell that begins with one of these as a formula, full-width forms included.
-_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
-_UNSEEN = " \0\v\f\u00a0\u2007\u202f\u3000\ufeff\u200b\u200c\u200d\u200e\u200f\u2060"
 
 
 def trial_table(run: RunDirectory, summary: StudySummary) -> dict[str, list[Value]]:
@@ -81,15 +79,6 @@ def to_csv(table: dict[str, list[Value]]) -> str:
     for values in zip(*table.values(), strict=True):
         writer.writerow(neutral(value) if isinstance(value, str) else value for value in values)
     return out.getvalue()
-
-
-def neutral(text: str) -> str:
-    """Text as a spreadsheet shows it, never runs it: an apostrophe before a formula's first character.
-
-    Blanks and invisible characters in front hide a formula from a reader, not from every spreadsheet.
-    """
-    seen = text.lstrip(_UNSEEN)
-    return f"'{text}" if seen.startswith(_FORMULA) or text.startswith(("'", *_FORMULA)) else text
 
 
 def to_parquet(table: dict[str, list[Value]]) -> bytes:

@@ -6,6 +6,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
+from remora.results.spreadsheets import neutral
+
 LabelledFormat = Literal["jsonl", "csv"]
 
 
@@ -17,7 +19,7 @@ def labelled_text(
     truths: Sequence[str] | None,
     format: LabelledFormat,
 ) -> str:
-    """The content of the file, texts as they were read.
+    """The content of the file, texts as they were read, but for formulas in CSV.
 
     Args:
         columns: names of the text columns.
@@ -25,7 +27,7 @@ def labelled_text(
         labels: per row; the confidence is this class's probability.
         scores: per row the probability of every class, the same classes in all rows.
         truths: per row the true label, where they are known.
-        format: JSON Lines, or CSV with a column ``score:CLASS`` for every class.
+        format: JSON Lines, or CSV with a column ``score:CLASS`` per class; see `neutral` for texts in it.
     """
     rows: list[dict[str, object]] = []
     for number, (text, label, found) in enumerate(zip(texts, labels, scores, strict=True)):
@@ -37,6 +39,7 @@ def labelled_text(
         return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     out = io.StringIO()
     writer = csv.DictWriter(out, list(rows[0]), lineterminator="\r\n")
-    writer.writeheader()
-    writer.writerows(rows)
+    writer.writerow({name: neutral(name) for name in rows[0]})
+    for row in rows:
+        writer.writerow({name: neutral(value) if isinstance(value, str) else value for name, value in row.items()})
     return out.getvalue()

@@ -95,7 +95,12 @@ class Lease:
         self._beat = 0
         self._open = True
         self._lock = threading.Lock()
-        self._write("held")
+        try:
+            self._write("held")
+        except OSError:  # a name without a holder's content would count as held until patience ran out
+            _path(folder, ticket.name, ticket.number).unlink(missing_ok=True)
+            os.close(descriptor)
+            raise
 
     def beat(self) -> None:
         """Count on.
