@@ -45,6 +45,15 @@ def test_the_cheapest_within_the_margin_is_taken(tmp_path: Path, prefer: str, wh
     assert "100 ms per step against 410 ms" in text
 
 
+@pytest.mark.parametrize(("trials", "told"), [(0, True), (4, False)])
+def test_a_comparison_without_tuning_is_called_so(tmp_path: Path, trials: int, told: bool) -> None:
+    run = read_run(build_run(tmp_path / "run", rows=(FULL, LORA)))
+    protocol = run.study.protocol.model_copy(update={"tuning_trials": trials})
+    study = run.study.model_copy(update={"protocol": protocol})
+    text = summary_of(dataclasses.replace(run, study=study)).recommendation.text
+    assert ("No learning rate was tuned" in text) is told
+
+
 def test_one_clear_winner_and_how_far_behind_the_next_is(tmp_path: Path) -> None:
     weak = dataclasses.replace(LORA, method="bitfit", label="BitFit", skill=1.2, params=(454_264, 2310, 0))
     text = verdict(tmp_path, (FULL, weak), num_test=1000)

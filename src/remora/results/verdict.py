@@ -80,6 +80,7 @@ def verdict_text(judged: Judgement, rows: Sequence[Row], data: DataInfo, protoco
     trained = [row for row in rows if row.role != "baseline" and row.mean is not None]
     sentences = [*_standing(judged, best, trained, data), *_floor(rows, best, data)]
     if len(trained) > 1:
+        sentences += _untuned(protocol)
         sentences += _nearest(judged, best, trained)
         sentences += _advice(judged, taken, best, protocol)
         sentences += _price(taken, rows)
@@ -105,6 +106,12 @@ def _standing(judged: Judgement, best: Row, trained: Sequence[Row], data: DataIn
     span = f"all at {low}" if low == high else f"means from {low} to {high}"
     who = f"all {len(tied)} methods" if len(tied) == len(trained) else listing([_name(row) for row in tied])
     return [f"On {shown(data.name)}, {who} cannot be told apart in {metric} (95 % confidence, {span}{unit})."]
+
+
+def _untuned(protocol: ProtocolInfo) -> list[str]:
+    if protocol.tuning_trials:
+        return []
+    return ["No learning rate was tuned: with rates that suit each method the order may be another."]
 
 
 def _floor(rows: Sequence[Row], best: Row, data: DataInfo) -> list[str]:
