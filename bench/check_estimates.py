@@ -75,7 +75,7 @@ class Watch:
     def look(self) -> None:
         """Take one sample; processes that just ended are passed over."""
         try:
-            workers = [one for one in self._root.children() if "remora.study.worker" in one.cmdline()]
+            workers = [one for one in self._root.children(recursive=True) if one.name() == "remora-worker"]
         except psutil.Error:
             return
         for process in [self._root, *workers] if workers else []:

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from bench.job import Answer, Job
-from remora.study.launch import worker_environment
+from remora.study.processes import process_environment
 
 ROOT = Path(__file__).resolve().parents[1]
 PROGRAMS = {"peer": "bench.peer", "remora": "bench.remora_side"}
@@ -66,7 +66,7 @@ def run_together(jobs: Sequence[Job], nice: int = 0) -> list[Answer]:
 def environment(job: Job) -> dict[str, str]:
     """Remora's workers as its own launcher starts them; the peer as its users start it, with the job's threads."""
     if job.side == "remora":
-        return worker_environment(job.threads)
+        return process_environment(job.threads)
     return {
         **os.environ,
         "HF_HUB_OFFLINE": "1",

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from remora.config.load import dump_yaml
-from remora.study.launch import worker_environment
+from remora.study.processes import process_environment
 from tests.faults.effort import FULL, examples, tally
 from tests.study.conftest import Configure
 
@@ -28,7 +28,7 @@ def held(configure: Configure, folder: Path, num: int) -> list[dict[str, int]]:
     folder.mkdir()
     (folder / "study.yaml").write_text(dump_yaml(config))
     command = [sys.executable, "-m", "tests.faults.many_trials", str(folder), str(num), str(EVERY)]
-    done = subprocess.run(command, env=worker_environment(1), capture_output=True, text=True, check=False)
+    done = subprocess.run(command, env=process_environment(1), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
 

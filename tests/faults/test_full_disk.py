@@ -148,7 +148,7 @@ def test_a_study_whose_disk_fills_up_is_taken_up_again(
 class FullWorker:
     """Stands for a worker that has trained a trial and cannot write it."""
 
-    def __init__(self, run_dir: Path, number: int, threads: int, gpus: bool, events: Any) -> None:
+    def __init__(self, number: int, process: Any, events: Any) -> None:
         self.pack: PlannedPack | None = None
         self.ready, self.log, self.events = False, [], events
         self.process = SimpleNamespace(wait=lambda *_: 4, returncode=4, terminate=lambda: None)
@@ -169,7 +169,10 @@ def test_a_worker_without_room_ends_the_study_with_one_error(tmp_path: Path, mon
     trial = PlannedTrial(spec=spec, label="lora", family="low-rank", purpose="final", hyperparameters={})
     pack = PlannedPack(id="p", trials=(trial,), slots=4)
     lost: list[str] = []
-    with launch.Workers(tmp_path, 1, 1) as workers, pytest.raises(ResourceError, match="No space left") as caught:
+    with (
+        launch.Workers(tmp_path, 1, 1, start=lambda *_: SimpleNamespace()) as workers,
+        pytest.raises(ResourceError, match="No space left") as caught,
+    ):
         workers.run([pack], frozenset(), lambda event: None, lambda trial, error: lost.append(trial.spec.id))
     assert caught.value.exit_code == 4
     assert "finished trials are kept" in caught.value.hint

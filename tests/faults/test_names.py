@@ -1,6 +1,5 @@
 """No name from outside, however it is spelt, leads out of the run directory; nor does a link that lies in it."""
 
-import inspect
 import json
 import os
 import shutil
@@ -24,7 +23,7 @@ from remora.models.files import resolve
 from remora.report.write import write_report
 from remora.results.names import shown
 from remora.results.store import read_result, slug, trial_dir, trial_id, within, write_atomic
-from remora.study import launch, solo
+from remora.study import processes
 from remora.study.coordinator import coordinating
 from tests.faults.effort import examples, tally
 from tests.results.synthetic import ROWS, build_run
@@ -226,10 +225,14 @@ def test_processes_of_a_study_import_nothing_from_the_working_directory(tmp_path
     ran = tmp_path / "ran"
     (tmp_path / "torch.py").write_text(f"open({str(ran)!r}, 'w')\nraise SystemExit(3)\n")
     (tmp_path / "numpy.py").write_text((tmp_path / "torch.py").read_text())
-    source = {"launch": inspect.getsource(launch), "solo": inspect.getsource(solo)}
-    for module, text in source.items():
-        assert text.count('"-m", "remora') == text.count('"-P", "-m", "remora') == 1, module
+    starts = {path.name: path.read_text() for path in Path(processes.__file__).parent.glob("*.py")}
+    starts = {name: text for name, text in starts.items() if "sys.executable" in text}
+    assert set(starts) == {"processes.py", "slurm.py"}
+    for name, text in starts.items():
+        assert text.count('"-m"') == text.count('"-P", "-m"') == text.count("sys.executable") == 1, name
     for flags, code in ((["-P"], 0), ([], 3)):
         command = [sys.executable, *flags, "-m", "remora.study.trials"]
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, check=False, env=launch.worker_environment(1))
+        done = subprocess.run(
+            command, cwd=tmp_path, capture_output=True, check=False, env=processes.process_environment(1)
+        )
         assert (done.returncode, ran.exists()) == (code, code == 3)

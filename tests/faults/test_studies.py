@@ -60,6 +60,14 @@ def command(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     return [*arguments, "protocol.tuning_trials=1", "protocol.epochs=2", "engine.lanes=1", "--out", "run"]
 
 
+WITHOUT_NURSERY = """
+from remora.cli.main import main
+from remora.study import processes
+processes.can_fork = lambda: False
+main()
+"""
+
+
 def unplugged() -> list[str]:
     """What runs a command in a network namespace of its own, which has no way out, where the system allows that."""
     prefix = ["unshare", "--map-root-user", "--net"]
@@ -87,13 +95,13 @@ def test_nothing_asks_for_the_network(sealed: Place) -> None:
 
 
 def test_the_same_bytes_however_it_is_run(command: list[str], sealed: Place, tmp_path: Path) -> None:
-    """By more workers, from another folder, in another language and time zone, with other hashes of strings."""
+    """By more workers, each started anew, from another folder, in another language and time zone, with other hashes."""
     place = Place(tmp_path)
     (place.cwd / "inner").mkdir()
     environment = place.environment(
         PYTHONHASHSEED="2", LC_ALL="C", PYTHONUTF8="0", TZ="Asia/Tokyo", OMP_NUM_THREADS="3"
     )
-    remora = [sys.executable, "-P", "-m", "remora", *command, "engine.workers=2", "--json"]
+    remora = [sys.executable, "-P", "-c", WITHOUT_NURSERY, *command, "engine.workers=2", "--json"]
     done = subprocess.run(remora, cwd=place.cwd / "inner", env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     expected, found = outcome(sealed.cwd / "run"), outcome(place.cwd / "inner" / "run")

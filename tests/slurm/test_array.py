@@ -54,7 +54,7 @@ def in_the_middle(run_dir: Path) -> set[int]:
 
 
 def stop_workers(pid: int, number: int) -> None:
-    for child in psutil.Process(pid).children():
+    for child in psutil.Process(pid).children(recursive=True):
         child.send_signal(number)
 
 

@@ -1,10 +1,9 @@
 """Which device a study runs on and what follows from it; the presence of GPUs is made up."""
 
-import subprocess
+from collections.abc import Sequence
 from io import StringIO
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
@@ -13,10 +12,11 @@ from remora.config.load import build_study, dump_yaml, read_study
 from remora.config.schema import EngineConfig, ModelConfig
 from remora.errors import ResourceError
 from remora.models.base import placed
-from remora.study import context, launch, machine, resident
+from remora.study import context, machine, resident
 from remora.study.launch import Workers, shares
 from remora.study.machine import choose_dtype, compute_device, describe_machine, num_gpus, settled_device
 from remora.study.packs import lanes_per_pack
+from remora.study.processes import process_environment
 from tests.tiny import tiny_base
 
 AUTO, CPU, CUDA = (EngineConfig(device=name) for name in ("auto", "cpu", "cuda"))
@@ -111,29 +111,34 @@ def test_one_worker_per_gpu_even_where_more_are_asked_for() -> None:
 class Silent:
     """A process that was started and says nothing."""
 
-    def __init__(self, command: list[str], **_: Any) -> None:
-        self.command = command
+    def __init__(self, kind: str, arguments: Sequence[str], threads: int) -> None:
+        self.arguments, self.returncode = list(arguments), None
         self.stdin, self.stdout, self.stderr = StringIO(), StringIO(), StringIO()
 
-    def wait(self) -> int:
+    def poll(self) -> int | None:
+        return None
+
+    def wait(self, timeout: float | None = None) -> int:
         return 0
 
     def terminate(self) -> None:
         pass
 
+    def kill(self) -> None:
+        pass
+
 
 @pytest.mark.parametrize("gpus", [True, False])
-def test_a_new_worker_takes_the_gpu_of_the_one_that_died(gpus: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(subprocess, "Popen", Silent)
-    workers = Workers(Path("run"), 2, 1, gpus=gpus)
+def test_a_new_worker_takes_the_gpu_of_the_one_that_died(gpus: bool) -> None:
+    workers = Workers(Path("run"), 2, 1, gpus=gpus, start=Silent)
     workers._start()
     workers._start()
     first = workers._workers[0]
     workers._bury(first)
     workers._start()
-    commands = [worker.process.command for worker in workers._workers]
-    assert [command[-2:] == ["--gpu", number] for command, number in zip(commands, "10", strict=True)] == [gpus, gpus]
-    assert launch.worker_environment(1)["OMP_NUM_THREADS"] == "1"
+    given = [worker.process.arguments for worker in workers._workers]
+    assert [each[-2:] == ["--gpu", number] for each, number in zip(given, "10", strict=True)] == [gpus, gpus]
+    assert process_environment(1)["OMP_NUM_THREADS"] == "1"
 
 
 def test_a_base_that_is_moved_leaves_the_other_copy_where_it_was(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -193,7 +193,7 @@ class DyingWorker:
 
     packs: list[PlannedPack] = []  # noqa: RUF012  of all workers, in the order given
 
-    def __init__(self, run_dir: Path, number: int, threads: int, gpus: bool, events: "queue.Queue[Any]") -> None:
+    def __init__(self, number: int, process: Any, events: "queue.Queue[Any]") -> None:
         self.pack: PlannedPack | None = None
         self.ready, self.log, self.events = False, [], events
         self.process = SimpleNamespace(wait=lambda: -9, returncode=-9, terminate=lambda: None)
@@ -222,7 +222,7 @@ def test_rivals_orphaned_by_a_worker_are_trained_together(tmp_path: Path, monkey
     monkeypatch.setattr(DyingWorker, "packs", [])
     pack = PlannedPack(id="p", trials=(*rivals("a", 3), *rivals("b", 2), *loners("u", 2)), slots=8)
     lost: list[str] = []
-    workers = launch.Workers(tmp_path, 1, 1)
+    workers = launch.Workers(tmp_path, 1, 1, start=lambda *_: SimpleNamespace())
     workers.run([pack], frozenset(), lambda event: None, lambda trial, error: lost.append(trial.spec.id))
     assert DyingWorker.packs[1] == pack, "it goes on once as it was, from its checkpoint"
     assert [ids(given.trials) for given in DyingWorker.packs[2:]] == [["a1", "a2"], ["b0", "b1"], ["u0"], ["u1"]]

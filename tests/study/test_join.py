@@ -67,7 +67,7 @@ class Started:
 
     def signal_workers(self, number: int) -> None:
         """To its worker processes; it itself runs on and says that they live."""
-        for child in psutil.Process(self.pid).children():
+        for child in psutil.Process(self.pid).children(recursive=True):
             child.send_signal(number)
 
     def ends_well(self) -> None:

@@ -11,7 +11,7 @@ import pytest
 from remora.config.load import build_study, dump_yaml
 from remora.results.schema import RowCost
 from remora.study.context import open_context
-from remora.study.launch import worker_environment
+from remora.study.processes import process_environment
 from remora.study.rows import study_rows
 from remora.study.solo import NUM_STEPS, Solo
 from remora.study.trials import PlannedTrial, TrialMaker
@@ -64,7 +64,7 @@ def test_a_child_needs_as_much_as_a_process_of_its_own(study: tuple[Path, dict[s
         assert solo._process.poll() is None, "it was to go on"  # pyright: ignore[reportPrivateUsage]
     alone = subprocess.run(
         [sys.executable, "-c", ALONE, str(folder), json.dumps(trials["lora"].to_json())],
-        capture_output=True, text=True, check=True, env=worker_environment(2),
+        capture_output=True, text=True, check=True, env=process_environment(2),
     )  # fmt: skip
     expected = RowCost.model_validate_json(alone.stdout.splitlines()[-1])
     assert expected.peak_bytes is not None

@@ -56,6 +56,7 @@ from remora.study.memory import fit_memory
 from remora.study.packs import plan_packs
 from remora.study.prepare import resume_config, with_absolute_paths
 from remora.study.probe import run_probe
+from remora.study.processes import Start, starting
 from remora.study.progress import Progress, Teller
 from remora.study.record import record_failure, record_majority
 from remora.study.resident import free_bytes
@@ -131,8 +132,11 @@ def run_study(config: StudyConfig, out: Path | None = None, *, progress: Progres
         RemoraError: bad data, model or settings before anything runs; another study in `out`; no resources.
     """
     run_dir = out if out is not None else usual_run_dir(config)
-    with coordinating(run_dir, config.engine.lease_seconds, progress) as lock:
-        return conduct(config, run_dir, progress, lock)
+    with (
+        starting(num_gpus(config.engine) is not None) as start,
+        coordinating(run_dir, config.engine.lease_seconds, progress) as lock,
+    ):
+        return conduct(config, run_dir, progress, lock, start)
 
 
 def usual_run_dir(config: StudyConfig) -> Path:
@@ -140,7 +144,7 @@ def usual_run_dir(config: StudyConfig) -> Path:
     return Path("runs") / f"{config.name}-{fingerprint(config)[:8]}"
 
 
-def conduct(config: StudyConfig, run_dir: Path, progress: Progress, lock: Lease) -> StudyResult:
+def conduct(config: StudyConfig, run_dir: Path, progress: Progress, lock: Lease, start: Start) -> StudyResult:
     """Run a study as its coordinator; see `run_study`.
 
     Args:
@@ -148,8 +152,9 @@ def conduct(config: StudyConfig, run_dir: Path, progress: Progress, lock: Lease)
         run_dir: its run directory.
         progress: told what happens.
         lock: the coordinator's lease, kept alive by the caller.
+        start: starts its processes.
     """
-    start = time.monotonic()
+    begun = time.monotonic()
     config, origin = resume_config(config, run_dir)
     config = with_absolute_paths(config)
     context, plan = _settle(config, fit=not (run_dir / STUDY_FILE).is_file())
@@ -158,6 +163,7 @@ def conduct(config: StudyConfig, run_dir: Path, progress: Progress, lock: Lease)
         run_dir=run_dir,
         progress=progress,
         lock=lock,
+        start=start,
         rows=study_rows(context.config, context.base, context.task.name),
     )
     run.write_header(origin, plan)
@@ -167,7 +173,7 @@ def conduct(config: StudyConfig, run_dir: Path, progress: Progress, lock: Lease)
     for reduction in plan.reductions:
         progress.note(f"to fit the memory: {reduction}")
     run.train()
-    run.measure_costs(time.monotonic() - start)
+    run.measure_costs(time.monotonic() - begun)
     run.check()
     summary = summarise(run_dir)
     write_report(run_dir, summary)
@@ -183,6 +189,7 @@ class _Run:
     run_dir: Path
     progress: Progress
     lock: Lease
+    start: Start
     rows: tuple[StudyRow, ...]
 
     def check(self) -> None:
@@ -272,7 +279,7 @@ class _Run:
         trained = [row for row in self.rows if row.method is not None]
         gpus = num_gpus(self.context.config.engine) is not None
         board = Board(self.run_dir, self.context.config.engine.lease_seconds)
-        with Workers(self.run_dir, stages.workers, stages.threads, gpus=gpus, board=board) as workers:
+        with Workers(self.run_dir, stages.workers, stages.threads, gpus=gpus, board=board, start=self.start) as workers:
             if stages.first:
                 self._stage("tuning", stages.first, stages.slots, workers)
             final: list[PlannedTrial] = []
@@ -296,7 +303,7 @@ class _Run:
         known = dict(before.rows) if before is not None else {}
         rows = [row for row in self.rows if row.method is not None and row.label not in known]
         self.progress.stage("measuring", len(rows))
-        with Solo(self.run_dir, available_cores()) as solo:
+        with Solo(self.run_dir, available_cores(), self.start) as solo:
             for row in rows:
                 self.progress.trial_started(row.label)
                 cost = solo.measure(TrialMaker(self.context).final(row, row.lrs[0])[0])

@@ -13,10 +13,11 @@ from dataclasses import dataclass, replace
 from remora.config.schema import ProtocolConfig
 from remora.engine.rungs import trained_share
 from remora.study.context import StudyContext
-from remora.study.machine import available_cores
+from remora.study.machine import available_cores, num_gpus
 from remora.study.memory import peak_memory
 from remora.study.packs import PlannedPack
 from remora.study.probe import Probe, RowProbe
+from remora.study.processes import can_fork
 from remora.study.rows import StudyRow
 from remora.study.solo import NUM_STEPS as SOLO_STEPS
 from remora.study.stages import plan_stages
@@ -69,8 +70,8 @@ def estimate(context: StudyContext, rows: Sequence[StudyRow], probe: Probe, trai
     work = _Work(context, probe, counts)
     threads = stages.workers * stages.threads
     slower = probe.crowding.get(threads, max(probe.crowding.values())) / _speed(stages.threads)
-    start = _IMPORT_SECONDS + probe.opening
-    seconds = 2 * start + probe.seconds + _REPORT_SECONDS  # the coordinator, then all workers at once
+    start = probe.opening + (0.0 if _forks(context) else _IMPORT_SECONDS)  # of a process, or of all workers at once
+    seconds = _IMPORT_SECONDS + probe.opening + probe.seconds + start + _REPORT_SECONDS
     for packs in stages.packs():
         seconds += _makespan([slower * work.pack(pack) for pack in packs], stages.workers)
         seconds += _TRIAL_SECONDS * sum(len(pack.trials) for pack in packs) / stages.workers
@@ -85,6 +86,10 @@ def estimate(context: StudyContext, rows: Sequence[StudyRow], probe: Probe, trai
         peak_bytes=peak_memory(context, rows, probe),
         trials_per_pack=stages.slots,
     )
+
+
+def _forks(context: StudyContext) -> bool:
+    return can_fork() and num_gpus(context.config.engine) is None
 
 
 class _Work:

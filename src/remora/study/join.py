@@ -19,13 +19,16 @@ from remora.study.coordinator import holding
 from remora.study.launch import Workers
 from remora.study.leases import Heart, Lease, Leases
 from remora.study.machine import available_cores, num_gpus
+from remora.study.processes import Start, starting
 from remora.study.progress import Progress, Teller
 from remora.study.versions import machine_difference, refuse_other_versions
 
 _LOOK_SECONDS = 0.5
 
 
-def join_study(config: StudyConfig, run_dir: Path, progress: Progress, *, again: bool = False) -> StudyResult:
+def join_study(
+    config: StudyConfig, run_dir: Path, progress: Progress, *, again: bool = False, start: Start | None = None
+) -> StudyResult:
     """Take part in a study until it is complete.
 
     Args:
@@ -33,20 +36,24 @@ def join_study(config: StudyConfig, run_dir: Path, progress: Progress, *, again:
         run_dir: its run directory; made when missing.
         progress: told what this process does.
         again: whether to coordinate a study that was completed before, so that what failed is tried again.
+        start: starts its processes; by default in the way that suits the study's device.
 
     Raises:
         RemoraError: anything that stops the study, or this process alone (other versions of packages, no resources).
     """
+    if start is None:
+        with starting(num_gpus(config.engine) is not None) as suitable:
+            return join_study(config, run_dir, progress, again=again, start=suitable)
     patience = config.engine.lease_seconds
     leases = Leases(within(run_dir, PACKS), patience)
     with Heart(patience) as heart:
         lease = leases.take(COORDINATOR) if again or not _is_complete(leases) else None
         while lease is None and not _is_complete(leases):
-            lease = _take_part(run_dir, leases, heart, progress)
+            lease = _take_part(run_dir, leases, heart, progress, start)
         if lease is not None:
             heart.keep(lease)
             with holding(run_dir, lease):
-                return conduct(_settings(config, run_dir), run_dir, progress, lease)
+                return conduct(_settings(config, run_dir), run_dir, progress, lease, start)
     progress.finished()
     return StudyResult(run_dir=run_dir, summary=read_record(run_dir / SUMMARY_FILE, StudySummary))
 
@@ -61,7 +68,7 @@ def _settings(config: StudyConfig, run_dir: Path) -> StudyConfig:
     return read_study(path) if path.is_file() else config
 
 
-def _take_part(run_dir: Path, leases: Leases, heart: Heart, progress: Progress) -> Lease | None:
+def _take_part(run_dir: Path, leases: Leases, heart: Heart, progress: Progress, start: Start) -> Lease | None:
     """Train packs of another's plan until the study is complete (None), or until this process is to coordinate."""
     board = Board(run_dir, leases.patience)
     won: list[Lease] = []
@@ -94,7 +101,7 @@ def _take_part(run_dir: Path, leases: Leases, heart: Heart, progress: Progress) 
     threads, gpus = offers[0].threads, num_gpus(engine)
     count = gpus if gpus is not None else engine.workers or max(1, available_cores() // threads)
     progress.stage("training", sum(len(offer.pack.trials) for offer in offers))
-    with Workers(run_dir, count, threads, gpus=gpus is not None, board=board) as workers:
+    with Workers(run_dir, count, threads, gpus=gpus is not None, board=board, start=start) as workers:
         workers.follow(goes_on, Teller(progress, warn).tell)
         if not won:
             workers.dismiss()

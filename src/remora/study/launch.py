@@ -5,10 +5,8 @@ directory (`study.board`), each with a lease that this process keeps alive while
 """
 
 import json
-import os
 import queue
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -25,6 +23,7 @@ from remora.study.board import Board
 from remora.study.leases import PATIENCE, Heart, Lease, Ticket
 from remora.study.oversee import Event, Oversight
 from remora.study.packs import PlannedPack
+from remora.study.processes import Process, Start, spawn
 from remora.study.trials import PlannedTrial
 
 _LOG_LINES = 30
@@ -33,45 +32,14 @@ _LOOK_SECONDS = 0.5
 """Between two looks at what other machines did."""
 
 
-def worker_environment(threads: int) -> dict[str, str]:
-    """The environment of a worker: its threads, no network for the Hub unless asked, memory kept between operations.
-
-    glibc gives large blocks back to the kernel after every operation; page faults would then dominate a training step.
-    """
-    return {
-        **os.environ,
-        "OMP_NUM_THREADS": str(threads),
-        "MKL_NUM_THREADS": str(threads),
-        "TOKENIZERS_PARALLELISM": "false",
-        "MALLOC_TRIM_THRESHOLD_": "-1",
-        "MALLOC_MMAP_MAX_": "0",
-        "MALLOC_TOP_PAD_": str(64 * 2**20),
-        "PYTHONUNBUFFERED": "1",
-    }
-
-
 class _Worker:
     """One worker process and the pack it has."""
 
-    def __init__(
-        self, run_dir: Path, number: int, threads: int, gpus: bool, events: "queue.Queue[tuple[_Worker, Event | None]]"
-    ) -> None:
+    def __init__(self, number: int, process: Process, events: "queue.Queue[tuple[_Worker, Event | None]]") -> None:
         self.pack: PlannedPack | None = None
         self.ready = False
         self.log: list[str] = []
-        self.process = subprocess.Popen(
-            [
-                # -P: "-m" alone would import torch.py, or any other name, from the folder the user happens to be in.
-                *(sys.executable, "-P", "-m", "remora.study.worker", str(run_dir), "--threads", str(threads)),
-                *("--parent", str(os.getpid())),
-                *(("--gpu", str(number)) if gpus else ()),
-            ],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env=worker_environment(threads),
-            text=True,
-        )
+        self.process = process
         self.number = number
         threading.Thread(target=self._read, args=(events,), daemon=True).start()
         threading.Thread(target=self._read_log, daemon=True).start()
@@ -116,15 +84,24 @@ class Workers:
         threads: of each process.
         gpus: whether each process has a GPU of its own.
         board: where packs are on offer; by default that of the run directory.
+        start: starts them.
     """
 
     def __init__(
-        self, run_dir: Path, count: int, threads: int, *, gpus: bool = False, board: Board | None = None
+        self,
+        run_dir: Path,
+        count: int,
+        threads: int,
+        *,
+        gpus: bool = False,
+        board: Board | None = None,
+        start: Start = spawn,
     ) -> None:
         self._run_dir = run_dir
         self._count = count
         self._threads = threads
         self._gpus = gpus
+        self._start_process = start
         self._board = board if board is not None else Board(run_dir, PATIENCE)
         self._heart = Heart(self._board.leases.patience)
         self._events: queue.Queue[tuple[_Worker, Event | None]] = queue.Queue()
@@ -277,7 +254,10 @@ class Workers:
     def _start(self) -> None:
         taken = {worker.number for worker in self._workers}
         number = min(set(range(len(taken) + 1)) - taken)  # of one that died: its GPU is free
-        self._workers.append(_Worker(self._run_dir, number, self._threads, self._gpus, self._events))
+        arguments = [str(self._run_dir), "--threads", str(self._threads)]
+        arguments += ["--gpu", str(number)] if self._gpus else []
+        process = self._start_process("worker", arguments, self._threads)
+        self._workers.append(_Worker(number, process, self._events))
 
     def _bury(self, worker: _Worker) -> None:
         worker.process.wait()

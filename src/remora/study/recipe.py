@@ -19,7 +19,9 @@ from remora.results.store import read_record, write_atomic, write_record
 from remora.study.api import StudyResult
 from remora.study.coordinator import coordinating
 from remora.study.join import join_study
+from remora.study.machine import num_gpus
 from remora.study.prepare import prepare_study
+from remora.study.processes import starting
 from remora.study.progress import Progress
 from remora.study.recipe_file import Recipe
 
@@ -111,10 +113,12 @@ def join_recipe(configs: Mapping[str, StudyConfig], folder: Path, progress: Prog
 def _run_studies(configs: Mapping[str, StudyConfig], folder: Path, progress: Progress, *, again: bool) -> RecipeResult:
     """All studies in turn; of each, whoever is first coordinates, and others may take part."""
     results: dict[str, StudyResult] = {}
-    for number, (name, config) in enumerate(configs.items(), 1):
-        progress.note(f"study {number} of {len(configs)}: {name}")
-        results[name] = join_study(config, folder / name, progress, again=again)
-        write_recipe_report(folder)
+    on_gpus = any(num_gpus(config.engine) is not None for config in configs.values())
+    with starting(on_gpus) as start:
+        for number, (name, config) in enumerate(configs.items(), 1):
+            progress.note(f"study {number} of {len(configs)}: {name}")
+            results[name] = join_study(config, folder / name, progress, again=again, start=start)
+            write_recipe_report(folder)
     return RecipeResult(folder=folder, studies=results)
 
 

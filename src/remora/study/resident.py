@@ -43,11 +43,18 @@ def resident(pid: int | None = None) -> Resident:
     return Resident(own=fields["RssAnon"], shared=fields["RssFile"] + fields["RssShmem"])
 
 
-def file_pages() -> dict[str, int]:
-    """Bytes of every mapping of a file that are in this process's RAM now, by address range (Linux)."""
+def file_pages(pid: int | None = None) -> dict[str, int]:
+    """Bytes of every mapping of a file that are in a process's RAM now, by address range (Linux).
+
+    Args:
+        pid: this process by default.
+
+    Raises:
+        OSError: there is no such process (any more).
+    """
     found: dict[str, int] = {}
     place = ""
-    for line in Path("/proc/self/smaps").read_text().splitlines():
+    for line in Path(f"/proc/{pid or 'self'}/smaps").read_text().splitlines():
         if line.startswith("Rss:") and place:
             found[place] = int(line.split()[1]) * 1024
         elif not line[0].isupper():  # address range, rights, offset, device, inode and the file if there is one

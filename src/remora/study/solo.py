@@ -1,16 +1,16 @@
 """The honest cost of one method: a training step of one trial with the whole machine to itself.
 
-Run as ``python -m remora.study.solo RUN_DIR --threads N``: takes planned trials as JSON lines on standard input, one
-after the other, and prints one JSON object for each. Loading, evaluation and the first steps are outside what is
-measured. On Linux each trial has a child that begins with what the process has imported and opened (starting Python
-takes longer than the steps); elsewhere, and on GPUs, which no child may use once its parent has, a process of its own.
+Run as ``python -m remora.study.solo RUN_DIR --threads N`` by `study.processes`: takes planned trials as JSON lines on
+standard input, one after the other, and prints one JSON object for each. Loading, evaluation and the first steps are
+outside what is measured. On Linux each trial has a child that begins with what the process has imported and opened
+(starting Python takes longer than the steps); elsewhere, and on GPUs, which no child may use once its parent has, a
+process of its own.
 """
 
 import argparse
 import json
 import os
 import statistics
-import subprocess
 import sys
 import time
 import traceback
@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 from remora.results.schema import MemoryBreakdown, MemorySample, RowCost
-from remora.study.launch import worker_environment
+from remora.study.processes import Process, Start, die_with, spawn
 from remora.study.trials import PlannedTrial
 
 if TYPE_CHECKING:
@@ -38,12 +38,14 @@ class Solo:
     Args:
         run_dir: of the study.
         threads: all cores.
+        start: starts the process.
     """
 
-    def __init__(self, run_dir: Path, threads: int) -> None:
+    def __init__(self, run_dir: Path, threads: int, start: Start = spawn) -> None:
         self._run_dir = run_dir
         self._threads = threads
-        self._process: subprocess.Popen[str] | None = None
+        self._start = start
+        self._process: Process | None = None
 
     def __enter__(self) -> "Solo":
         return self
@@ -60,7 +62,7 @@ class Solo:
         Returns:
             Empty costs when the process failed; the study goes on without them.
         """
-        process = self._process = self._process or self._start()
+        process = self._process = self._process or self._started()
         assert process.stdin is not None
         assert process.stdout is not None
         line = ""
@@ -73,21 +75,21 @@ class Solo:
             self._end()
         return RowCost.model_validate(answer.get("cost", {}))
 
-    def _start(self) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            [sys.executable, "-P", "-m", "remora.study.solo", str(self._run_dir), "--threads", str(self._threads)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            env=worker_environment(self._threads),
-        )
+    def _started(self) -> Process:
+        process = self._start("solo", [str(self._run_dir), "--threads", str(self._threads)], self._threads)
+        assert process.stderr is not None
+        process.stderr.close()
+        return process
 
     def _end(self) -> None:
         """End the process, at once if it is in the middle of something."""
         if self._process is not None:
             self._process.kill()
-            self._process.communicate()
+            self._process.wait()
+            for stream in (self._process.stdin, self._process.stdout):
+                assert stream is not None
+                with suppress(BrokenPipeError):
+                    stream.close()
             self._process = None
 
 
@@ -203,13 +205,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="remora.study.solo")
     parser.add_argument("run_dir", type=Path)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--parent", type=int, default=os.getppid())
     given = parser.parse_args(arguments)
+    die_with(given.parent)
     out = os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1)
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # whatever libraries print must not mix with the answers
-    serve(given.run_dir, given.threads, sys.stdin, out)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):  # whatever libraries print must not mix with the answers
+        os.dup2(nowhere, stream.fileno())
+    serve(given.run_dir, given.threads, sys.stdin, out, given.parent)
 
 
-def serve(run_dir: Path, threads: int, jobs: Iterable[str], out: TextIO) -> None:
+def serve(run_dir: Path, threads: int, jobs: Iterable[str], out: TextIO, parent: int) -> None:
     """Measure trials until there are no more, or only one where no child can do it.
 
     Args:
@@ -217,6 +223,7 @@ def serve(run_dir: Path, threads: int, jobs: Iterable[str], out: TextIO) -> None
         threads: to train with.
         jobs: planned trials as lines of JSON.
         out: where a line of JSON goes for each.
+        parent: of this process, perhaps a nursery.
     """
     import torch
 
@@ -234,12 +241,22 @@ def serve(run_dir: Path, threads: int, jobs: Iterable[str], out: TextIO) -> None
             torch.set_num_threads(threads)
             print(json.dumps({"cost": _solo(context, trial, {}).model_dump(mode="json"), "goes_on": False}), file=out)
             return
-        pages = file_pages()
+        pages = _with_those_of(parent, file_pages())
         child = os.fork()
         if child == 0:
             _be_measured(context, trial, threads, pages, out)
         if os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) != 0:
             print(json.dumps({"cost": {}, "goes_on": True}), file=out)
+
+
+def _with_those_of(parent: int, pages: Mapping[str, int]) -> dict[str, int]:
+    """Add what a nursery has in RAM of the files that its child has inherited from it, at the same places."""
+    from remora.study.resident import file_pages
+
+    theirs: Mapping[str, int] = {}
+    with suppress(OSError):  # which some containers do not show
+        theirs = file_pages(parent)
+    return {place: max(size, theirs.get(place, 0)) for place, size in pages.items()}
 
 
 def _be_measured(

@@ -6,7 +6,6 @@ still holds: a machine that slept must not write into what another has taken up.
 """
 
 import argparse
-import ctypes
 import json
 import os
 import signal
@@ -24,6 +23,7 @@ from remora.data.metric_names import LOG_LIKELIHOOD
 from remora.errors import ResourceError
 from remora.results.schema import finite
 from remora.study.history import History
+from remora.study.processes import die_with
 
 if TYPE_CHECKING:
     from remora.engine.checkpoint import Keeper
@@ -91,14 +91,6 @@ class _Interruption:
             raise SystemExit(128 + signal.SIGTERM)
         self.keeper.ask()
         self.keeper = None
-
-
-def _die_with(parent: int) -> None:
-    """Have the kernel end this process when the coordinator dies, so that no two ever write one checkpoint. Linux."""
-    with suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-    if os.getppid() != parent:
-        raise SystemExit("the coordinator has ended")
 
 
 def work(run_dir: Path, threads: int, jobs: Any, say: Say, gpu: int | None = None) -> None:
@@ -233,7 +225,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--gpu", type=int)
     parser.add_argument("--parent", type=int, default=os.getppid())
     given = parser.parse_args(arguments)
-    _die_with(given.parent)
+    die_with(given.parent)
     out = os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1)
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # whatever libraries print must not mix with the events
 
