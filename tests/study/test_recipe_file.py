@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from remora.cli.build import RECIPES, check_study
+from remora.data.dataset import load_dataset
 from remora.errors import ConfigError
 from remora.study.recipe import differences, settings_text
 from remora.study.recipe_file import load_recipe, studies_of
@@ -152,3 +153,19 @@ def test_shipped_recipes_are_right(path: Path) -> None:
             assert value.row in labels[value.study] | {"untrained model", "majority class", "zero-shot"}
         for picture in recipe.info.pictures:
             assert set(picture.studies) <= set(labels)
+
+
+@pytest.mark.real
+@pytest.mark.parametrize(
+    "path", sorted(set(RECIPES.glob("*.yaml")) - {RECIPES / "demo.yaml"}), ids=lambda path: path.stem
+)
+def test_data_of_small_forms_are_there(path: Path, shared_data: Path) -> None:
+    """As `remora run recipe:NAME --small --data FOLDER` finds them, each data set once."""
+    recipe = load_recipe(path, small=True, data=str(shared_data))
+    configs = {
+        str(config.data.path): config for config in (check_study(tree, name) for name, tree in recipe.studies.items())
+    }
+    for name, config in configs.items():
+        data = load_dataset(config.data)
+        assert len(data.train) > 5, name
+        assert len(data.splits["test"]) > 2, name

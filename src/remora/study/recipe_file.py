@@ -71,8 +71,8 @@ def load_recipe(
         small: whether to take its small form.
         overrides: ``KEY=VALUE`` for all studies, ``studies.NAME.KEY=VALUE`` for one, or for those of one entry. With
             ``protocol.mode=fair`` the recipe's learning rates are left out, so that every row is tuned.
-        data: in place of the studies' data: a folder with a folder for each data set that they name, or what all of
-            them shall run on where they name one.
+        data: in place of the studies' data: a folder with a folder NAME, or a sample NAME_small, for each data set
+            that they name, or what all of them shall run on where they name one.
         only: names of the studies or entries to take, perhaps with ``*``; all where empty.
 
     Raises:
@@ -230,12 +230,14 @@ def _without_rates(study: Tree) -> Tree:
 def _with_data(study: Tree, data: str, studies: Iterable[Tree]) -> Tree:
     """The study on a copy of its own data set where the folder has one, else on data that replace the only ones."""
     named = {_data_path(each) for each in studies}
-    inside = Path(data) / str(_data_path(study))
-    if inside.is_dir():
+    name = str(_data_path(study))
+    folders = [Path(data) / name, Path(data) / f"{name}_small"]
+    inside = next((folder for folder in folders if folder.is_dir()), None)
+    if inside is not None:
         return apply_overrides(study, [f"data.local={json.dumps(str(inside))}"])
     if len(named) > 1:
         raise ConfigError(
-            f"{data} has no folder {inside.name}, and the recipe's studies run on {', '.join(sorted(map(str, named)))}",
+            f"{data} has no folder {name}, and the recipe's studies run on {', '.join(sorted(map(str, named)))}",
             f"give a folder that has these, or data for each study: studies.NAME.data.path={data}",
         )
     return apply_overrides(study, [f"data.path={json.dumps(data)}"])
