@@ -27,14 +27,18 @@ def test_packs_go_to_the_first_free_worker() -> None:
     assert makespan([2, 3], 4) == 3
 
 
+@pytest.mark.parametrize("forks", [True, False])
 @pytest.mark.parametrize("threads", [1, 2])
-def test_time_is_tokens_at_what_they_cost(configure: Configure, threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_time_is_tokens_at_what_they_cost(
+    configure: Configure, threads: int, forks: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     engine = {"workers": 1, "threads": threads}
     protocol = {"seeds": 2, "lr": 1e-3, "epochs": 3, "full": False}
     context = open_context(configure(methods=["prompt-tuning"], protocol=protocol, engine=engine))
     rows = study_rows(context.config, context.base)
     probe = round_probe(context)
     monkeypatch.setattr(estimate_module, "available_cores", lambda: 1)
+    monkeypatch.setattr(estimate_module, "can_fork", lambda: forks)
     size = {name: len(split) for name, split in context.dataset.splits.items()}
     mean = mean_tokens(context, tuple(size))
     virtual = probe.rows["prompt tuning"].virtual
@@ -45,9 +49,9 @@ def test_time_is_tokens_at_what_they_cost(configure: Configure, threads: int, mo
     head = 2 * 3 * read["train"] * 1e-3 + sum(read.values()) * 2.5e-4  # its features once for the pack
     untrained = (read["validation"] + read["test"]) * 2.5e-4
     slower = 1.0 if threads == 1 else 1.25 / (2 / 1.3)
-    start = 4.0 + 1.0
+    start = 1.0 if forks else 4.0 + 1.0  # a child begins with what has been imported
     solo = start + 8 * 16 * (mean["train"] + mean["train"] + virtual) * 1e-3
-    fixed = 2 * start + 2.0 + 4.0 + 6 * 0.1
+    fixed = 4.0 + 1.0 + start + 2.0 + 4.0 + 6 * 0.1
     plan = estimate(context, rows, probe)
     assert plan.seconds == pytest.approx(slower * (prompt + head + untrained) + solo + fixed)
     assert plan.num_trials == 4

@@ -2,7 +2,8 @@
 
 import os
 import signal
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -56,6 +57,14 @@ def pid_of(nursery: Nursery) -> int:
     return nursery._process.pid  # pyright: ignore[reportPrivateUsage]
 
 
+def until(true: Callable[[], bool]) -> None:
+    """Wait for what the nursery does once it has told of an end."""
+    end = time.monotonic() + 30
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
 def descriptors(pid: int) -> int:
     return len(os.listdir(f"/proc/{pid}/fd"))
 
@@ -75,6 +84,8 @@ def test_a_child_fails_as_a_process_of_its_own_does(nursery: Nursery, tmp_path: 
 
 def test_children_end_one_by_one_and_leave_nothing(nursery: Nursery, study: Path) -> None:
     ends(nursery.start("worker", [str(study)], 1))  # by now the nursery has opened what it opens
+    until(lambda: not psutil.Process(pid_of(nursery)).children())
+    time.sleep(0.5)  # then it closes the last two
     before = descriptors(os.getpid()), descriptors(pid_of(nursery))
     first, second, third = (nursery.start("worker", [str(study), "--threads", "1"], 1) for _ in range(3))
     assert [next_line(each) for each in (first, second, third)] == [READY] * 3
@@ -86,7 +97,7 @@ def test_children_end_one_by_one_and_leave_nothing(nursery: Nursery, study: Path
     assert ends(second) == ("", "", 128 + signal.SIGTERM)
     third.kill()
     assert ends(third)[2] == -signal.SIGKILL
-    assert (descriptors(os.getpid()), descriptors(pid_of(nursery))) == before
+    until(lambda: (descriptors(os.getpid()), descriptors(pid_of(nursery))) == before)
 
 
 def test_a_child_has_the_threads_it_is_given(nursery: Nursery, study: Path) -> None:
