@@ -21,8 +21,6 @@ from typing import IO, Literal, Protocol
 Kind = Literal["worker", "solo"]
 """Of process: the module of `remora.study` whose ``main`` it runs."""
 
-_SECONDS_TO_END = 8
-
 
 class Process(Protocol):
     """What `subprocess.Popen` and `Child` have in common."""
@@ -200,11 +198,8 @@ class Nursery:
     def __exit__(self, *_: object) -> None:
         assert self._process is not None
         self._close()
-        try:
-            self._process.wait(_SECONDS_TO_END)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        self._process.kill()  # it holds nothing, and may be in the middle of its imports
+        self._process.wait()
 
     def start(self, kind: Kind, arguments: Sequence[str], threads: int) -> Process:
         """Fork a process; see `Start`. Waits for the imports."""
