@@ -1,7 +1,10 @@
 """Processes of a study: children of a nursery behave as processes that were started for the purpose."""
 
+import json
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -132,6 +135,75 @@ def test_children_die_with_their_nursery_and_others_are_started_anew(
             nursery.start("solo", [str(study)], 1)
         assert started == ["solo", "solo"]
         assert start is not spawn
+
+
+FORKED = """
+import json, os, signal, sys, threading
+import psutil
+from remora.study.processes import Nursery
+
+study, many = sys.argv[1], sys.argv[2] == "many"
+if many:
+    threading.Thread(target=threading.Event().wait, daemon=True).start()
+held = open(study + "/study.yaml")
+signal.signal(signal.SIGTERM, lambda *_: print("the handler of the coordinator"))
+sys.stdout.write("said once ")
+with Nursery() as nursery:
+    child = nursery.start("worker", [study, "--threads", "3"], 3)
+    ready = child.stdout.readline()
+    (process,) = psutil.Process().children()
+    (its,) = process.children()
+    found = {
+        "forked": type(nursery._process).__name__,
+        "ready": ready,
+        "files": sorted(file.path for each in (process, its) for file in each.open_files()),
+        "threads": [process.num_threads(), its.num_threads() >= 3],
+        "same program": process.cmdline() == psutil.Process().cmdline(),
+    }
+    process.send_signal(signal.SIGTERM)
+    its.send_signal(signal.SIGTERM)
+    found["ends"] = child.wait(30)
+    child.stdout.read()
+found["left"] = len(psutil.Process().children())
+print(json.dumps(found))
+"""
+
+
+@pytest.mark.parametrize("threads", ["one", "many"])
+def test_a_process_of_one_thread_forks_its_nursery(study: Path, threads: str) -> None:
+    environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", FORKED, str(study), threads]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    said, found = done.stdout.split("{", 1)
+    found = json.loads("{" + found)
+    assert said == "said once "
+    assert found["forked"] == ("_Forked" if threads == "one" else "Popen")
+    assert found["same program"] == (threads == "one")
+    assert found["ready"] == READY
+    assert found["files"] == [], "what the coordinator has open ends with it"
+    assert found["threads"] == [1, True]
+    assert found["ends"] in (-signal.SIGTERM, 128 + signal.SIGTERM)
+    assert found["left"] == 0
+
+
+ADOPTED = """
+import psutil
+from remora.study.processes import adopt_environment
+
+adopt_environment()
+block = bytearray(64 * 2**20)
+del block
+print(psutil.Process().memory_info().rss)
+"""
+
+
+def test_memory_is_kept_as_in_a_process_started_for_training() -> None:
+    sizes: list[int] = []
+    for script in (ADOPTED, ADOPTED.replace("adopt_environment()\nblock", "block")):
+        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+        sizes.append(int(done.stdout))
+    assert sizes[0] - sizes[1] > 50 * 2**20
 
 
 def test_on_gpus_every_process_is_started_anew() -> None:

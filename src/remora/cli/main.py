@@ -96,6 +96,8 @@ def run_cli(args: list[str] | None = None) -> int:
 def main() -> None:
     """Run the command line of the process and exit with its code."""
     raise_on_sigterm()
+    # numpy's library of matrix products would start threads on import; nothing here multiplies large ones with it.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     # matplotlib keeps a list of fonts; otherwise in folders of its own in the user's home.
     os.environ.setdefault("MPLCONFIGDIR", str(cache_path() / "matplotlib"))
     sys.exit(run_cli())

@@ -4,15 +4,16 @@ import csv
 import io
 import json
 from collections.abc import Sequence
-
-import pyarrow as pa
-import pyarrow.parquet as pq
+from typing import TYPE_CHECKING
 
 from remora.results.aggregate import stopped_at
 from remora.results.schema import TrialResult
 from remora.results.spreadsheets import neutral
 from remora.results.store import RunDirectory
 from remora.results.summary_schema import StudySummary
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 Value = str | int | float | bool | None
 
@@ -83,13 +84,18 @@ def to_csv(table: dict[str, list[Value]]) -> str:
 
 def to_parquet(table: dict[str, list[Value]]) -> bytes:
     """The table as Parquet, text as it is, columns typed; a column without any value is of floats."""
+    import pyarrow as pa  # which starts a thread; `study.processes` says why that is to be late
+    import pyarrow.parquet as pq
+
     columns = {name: _typed(values) for name, values in table.items()}
     sink = pa.BufferOutputStream()
     pq.write_table(pa.table(columns), sink, compression="zstd")
     return sink.getvalue().to_pybytes()
 
 
-def _typed(values: Sequence[Value]) -> pa.Array:
+def _typed(values: Sequence[Value]) -> "pa.Array":
+    import pyarrow as pa
+
     kinds = {type(value) for value in values if value is not None}
     if (kinds <= {int, float} and float in kinds) or not kinds:
         return pa.array(values, pa.float64())

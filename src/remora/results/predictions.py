@@ -7,14 +7,16 @@ scores (list of float, the logits in the order of the label names or of the ques
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from remora.data.kinds import ABSENT
 from remora.errors import DataError
 from remora.results.store import PREDICTIONS_FILE, trial_dir, write_atomic
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 SPLITS = ("validation", "test")
 _NONE = np.float32(ABSENT)
@@ -46,6 +48,9 @@ def write_predictions(run_dir: Path, trial: str, splits: Mapping[str, SplitPredi
         trial: the trial's id.
         splits: "validation" and, for final trials and baselines, "test".
     """
+    import pyarrow as pa  # which starts a thread; `study.processes` says why that is to be late
+    import pyarrow.parquet as pq
+
     tables = [_table(name, splits[name]) for name in SPLITS if name in splits]
     sink = pa.BufferOutputStream()
     pq.write_table(pa.concat_tables(tables), sink, compression="zstd")
@@ -58,6 +63,9 @@ def read_predictions(run_dir: Path, trial: str) -> dict[str, SplitPredictions]:
     Raises:
         DataError: the file is missing or broken, or the rows of a split are not 0..N-1 in order.
     """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     path = trial_dir(run_dir, trial) / PREDICTIONS_FILE
     try:
         table = pq.read_table(path)
@@ -81,7 +89,9 @@ def read_predictions(run_dir: Path, trial: str) -> dict[str, SplitPredictions]:
     return found
 
 
-def _table(name: str, part: SplitPredictions) -> pa.Table:
+def _table(name: str, part: SplitPredictions) -> "pa.Table":
+    import pyarrow as pa
+
     num_rows = len(part.targets)
     assert num_rows == len(part.predictions) == len(part.scores), "targets, predictions and scores differ in length"
     kind = pa.string() if all(isinstance(value, str) for value in part.targets) else pa.float64()

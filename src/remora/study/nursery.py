@@ -1,8 +1,8 @@
 """The nursery: a process that imports what training needs, computes nothing, and forks the processes of a study.
 
-Run as ``python -m remora.study.nursery --channel FD --parent PID`` by `study.processes`. Over the channel come
-requests, each with the standard streams of a new process and a pipe for its exit code; the answer is the process's
-descriptor.
+A child of the coordinator (`be_one`), or run as ``python -m remora.study.nursery --channel FD --parent PID``; by
+`study.processes`. Over the channel come requests, each with the standard streams of a new process and a pipe for its
+exit code; the answer is the process's descriptor.
 Nothing here may compute with torch: threads of OpenMP, once started, would be missing in a child.
 """
 
@@ -21,9 +21,9 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any, NoReturn
 
-from remora.study.processes import Kind, die_with, thread_settings
+from remora.study.processes import Kind, adopt_environment, die_with, thread_settings
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 """Left to the processes it forks: a terminal or a scheduler may send them to all."""
 _SET_NAME = 15
 _KINDS: Mapping[Kind, str] = {"worker": "remora.study.worker", "solo": "remora.study.solo"}
@@ -45,14 +45,49 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--channel", type=int, required=True)
     parser.add_argument("--parent", type=int, required=True)
     given = parser.parse_args(arguments)
-    die_with(given.parent)
-    for number in _SIGNALS:
+    _ignore_signals(given.parent)
+    with socket.socket(fileno=given.channel) as channel:
+        _serve(channel)
+
+
+def be_one(channel: socket.socket, parent: int) -> NoReturn:
+    """Make a child that has just been forked, with signals blocked, a nursery; it ends here.
+
+    Args:
+        channel: its end, the one thing of its parent's that it keeps open.
+        parent: its process.
+    """
+    code = 1
+    try:
+        _ignore_signals(parent)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+        adopt_environment()
+        nothing = os.open(os.devnull, os.O_RDWR)
+        for place in range(3):
+            os.dup2(nothing, place)
+        for name in os.listdir("/proc/self/fd"):
+            if int(name) > 2 and int(name) != channel.fileno():
+                with suppress(OSError):  # the one that lists them
+                    os.close(int(name))
+        _serve(channel)
+        code = 0
+    finally:
+        os._exit(code)  # without what its parent does when that ends
+
+
+def _ignore_signals(parent: int) -> None:
+    die_with(parent)
+    for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
+
+
+def _serve(channel: socket.socket) -> None:
+    """Import, then fork what is asked for until nobody is there any more."""
     gc.disable()  # what is imported stays, and to look for garbage in it takes a fourth of the time
     for name in (*_NEEDED, *_KINDS.values()):
         importlib.import_module(name)
     gc.freeze()  # nor do children look there, so that these pages stay common
-    with socket.socket(fileno=given.channel) as channel, selectors.DefaultSelector() as waiting:
+    with selectors.DefaultSelector() as waiting:
         waiting.register(channel, selectors.EVENT_READ)
         while True:
             for key, _ in waiting.select():
@@ -72,11 +107,11 @@ def _fork(
 ) -> tuple[int, int]:
     """Start a process, and tell of it; gives its descriptor and number."""
     parent = os.getpid()
-    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)  # one that comes while it is made is the child's
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # one that comes while it is made is the child's
     child = os.fork()
     if child == 0:
         _live(channel, waiting, asked, streams, parent)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     for stream in streams[:3]:
         os.close(stream)
     descriptor = os.pidfd_open(child)
@@ -102,6 +137,9 @@ def _live(
     try:
         for place, stream in enumerate(streams[:3]):
             os.dup2(stream, place)
+        sys.stdin, sys.stdout, sys.stderr = (
+            os.fdopen(place, "r" if place == 0 else "w", buffering=1, closefd=False) for place in range(3)
+        )
         for key in list(waiting.get_map().values()):  # the pipes of others must end with them and the nursery alone
             if key.fileobj is not channel:
                 os.close(key.fd)
@@ -116,7 +154,7 @@ def _live(
         signal.signal(signal.SIGINT, signal.default_int_handler)
         for number in (signal.SIGTERM, signal.SIGUSR1):
             signal.signal(number, signal.SIG_DFL)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         code = _run(asked["kind"], [*asked["arguments"], "--parent", str(parent)])
     except BaseException:
         traceback.print_exc()

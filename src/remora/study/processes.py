@@ -1,11 +1,16 @@
 """Starts the processes of a study: workers, and the one that measures what rows cost.
 
-Python, torch and transformers take seconds to be imported. On Linux one process, the nursery, imports them once and
+Python, torch and transformers take seconds to be imported. On Linux one process, the nursery, has them imported and
 computes nothing; the others are its children, which begin with what it has imported (`study.nursery`). Elsewhere, and
 on GPUs, which no child may use whose parent might have, every process is started anew.
+
+The nursery is itself a child of the coordinator where that has a single thread, as the command line has when a study
+begins: nothing that only threads could give back is lost, and nothing has computed. Where there are more, as in a
+notebook, it is started anew.
 """
 
 import ctypes
+import gc
 import json
 import os
 import select
@@ -17,6 +22,9 @@ import threading
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager, suppress
 from typing import IO, Literal, Protocol
+
+_MALLOC = {"TRIM_THRESHOLD": (-1, -1), "TOP_PAD": (-2, 64 * 2**20), "MMAP_MAX": (-4, 0)}
+"""What glibc's malloc is told, in the environment or by ``mallopt``: name, its number in malloc.h, value."""
 
 Kind = Literal["worker", "solo"]
 """Of process: the module of `remora.study` whose ``main`` it runs."""
@@ -69,11 +77,17 @@ def process_environment(threads: int) -> dict[str, str]:
         **os.environ,
         **thread_settings(threads),
         "TOKENIZERS_PARALLELISM": "false",
-        "MALLOC_TRIM_THRESHOLD_": "-1",
-        "MALLOC_MMAP_MAX_": "0",
-        "MALLOC_TOP_PAD_": str(64 * 2**20),
+        **{f"MALLOC_{name}_": str(value) for name, (_, value) in _MALLOC.items()},
         "PYTHONUNBUFFERED": "1",
     }
+
+
+def adopt_environment() -> None:
+    """Have in this process what `process_environment` of one thread gives to one that is started anew. Linux."""
+    os.environ.update(process_environment(1))
+    with suppress(OSError, AttributeError):  # a C library without it
+        for parameter, value in _MALLOC.values():
+            ctypes.CDLL(None).mallopt(parameter, value)
 
 
 def spawn(kind: Kind, arguments: Sequence[str], threads: int) -> Process:
@@ -172,27 +186,83 @@ class Child:
                 signal.pidfd_send_signal(self._descriptor, number)
 
 
+def _has_one_thread() -> bool:
+    try:
+        return len(os.listdir("/proc/self/task")) == 1
+    except OSError:
+        return False
+
+
+def _started(theirs: socket.socket) -> subprocess.Popen[bytes]:
+    """A nursery started anew, with its end of the channel."""
+    return subprocess.Popen(
+        [*_python("nursery"), "--channel", str(theirs.fileno()), "--parent", str(os.getpid())],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env=process_environment(1),
+        pass_fds=[theirs.fileno()],
+    )
+
+
+class _Forked:
+    """A nursery that is a child of this process.
+
+    Args:
+        theirs: its end of the channel.
+    """
+
+    def __init__(self, theirs: socket.socket) -> None:
+        from remora.study import nursery  # which imports this module
+
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        gc.freeze()  # nobody looks for garbage in what is imported, so that these pages stay common
+        parent = os.getpid()
+        signal.pthread_sigmask(signal.SIG_BLOCK, nursery.SIGNALS)  # one that comes meanwhile is the parent's
+        self.pid = os.fork()
+        if self.pid == 0:
+            nursery.be_one(theirs, parent)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, nursery.SIGNALS)
+        self.returncode: int | None = None
+
+    def poll(self) -> int | None:
+        """See `Process`."""
+        return self._await(os.WNOHANG)
+
+    def wait(self) -> int:
+        """See `Process`."""
+        code = self._await(0)
+        assert code is not None
+        return code
+
+    def kill(self) -> None:
+        """See `Process`."""
+        if self.poll() is None:
+            os.kill(self.pid, signal.SIGKILL)
+
+    def _await(self, options: int) -> int | None:
+        if self.returncode is None:
+            ended, status = os.waitpid(self.pid, options)
+            if ended:
+                self.returncode = os.waitstatus_to_exitcode(status)
+        return self.returncode
+
+
 class Nursery:
     """A process that waits with everything imported and forks others; use as a context manager.
 
-    It is started at once and is of use when it has imported; until then, and when it dies, processes are `spawn`-ed.
+    It is made at once and is of use when it has imported; until then, and when it dies, processes are `spawn`-ed.
     """
 
     def __init__(self) -> None:
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: _Forked | subprocess.Popen[bytes] | None = None
         self._channel: socket.socket | None = None
 
     def __enter__(self) -> "Nursery":
         self._channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
-            self._process = subprocess.Popen(
-                [*_python("nursery"), "--channel", str(theirs.fileno()), "--parent", str(os.getpid())],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                env=process_environment(1),
-                pass_fds=[theirs.fileno()],
-            )
+            self._process = _Forked(theirs) if _has_one_thread() else _started(theirs)
         return self
 
     def __exit__(self, *_: object) -> None:
