@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from remora.cli.main import run_cli
+from tests.commands import remora
 from tests.moods import write_data, write_model
 
 
@@ -54,9 +55,7 @@ def test_a_study_stopped_and_taken_up_again(
     assert before
     assert not (run_dir / "results.json").exists()
 
-    again = subprocess.run(
-        [sys.executable, "-m", "remora", *command, "--json"], capture_output=True, text=True, check=False
-    )
+    again = remora([*command, "--json"])
     assert again.returncode == 0, again.stderr
     after = finished(run_dir)
     assert {path: after[path] for path in before} == before

@@ -4,6 +4,7 @@ The default run takes for each method and settings three architectures, chosen i
 encoders and decoders and every architecture most methods; the marker ``full_grid`` stands for the rest.
 """
 
+import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,7 +82,15 @@ def _undropped(settings: Any) -> Any:
     return {name: 0.0 if name == "dropout" else _undropped(value) for name, value in settings.items()}
 
 
-CASES = tuple(Case(name=cls.name, number=number) for cls in list_methods() for number in range(len(cls.examples)))
+ALONE = os.environ.get("REMORA_CONTRACT")
+"""The one method to test, as the author of a plug-in wants it; by default all that are registered."""
+
+CASES = tuple(
+    Case(name=cls.name, number=number)
+    for cls in list_methods()
+    for number in range(len(cls.examples))
+    if ALONE in (None, cls.name)
+)
 DENSE_CASES = tuple(case for case in CASES if case.quantization == "none")
 """Those that can share one base that is not quantised."""
 ADAPTER_CASES = tuple(case for case in CASES if case.cls.shares_base and case.name != "head")

@@ -1,8 +1,6 @@
 """A row that diverges in a study: it is shown as such, the others are what they are without it, the exit code is 5."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +8,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from tests.commands import Done, remora
 from tests.moods import write_data, write_model
 
 METHODS = ("lora", "bitfit")
@@ -17,20 +16,18 @@ WILD = "lora:lr=1e30"
 """Its first steps are finite; then no number is."""
 
 
-def compare(folder: Path, methods: str) -> tuple[subprocess.CompletedProcess[str], Path]:
+def compare(folder: Path, methods: str) -> tuple[Done, Path]:
     """Two epochs without tuning in float32, all trials in one pack."""
     run_dir = folder / f"run-{methods.count(',')}"
-    command = [sys.executable, "-m", "remora", "compare", "--model", str(folder / "model")]
+    command = ["compare", "--model", str(folder / "model")]
     command += ["--data", str(folder / "moods.csv"), "--methods", methods, "--no-full", "--seeds", "2"]
     command += ["protocol.lr=1e-3", "protocol.epochs=2", "model.dtype=float32", "engine.workers=1"]
-    done = subprocess.run(
-        [*command, "engine.lanes=8", "--out", str(run_dir)], capture_output=True, text=True, check=False
-    )
+    done = remora([*command, "engine.lanes=8", "--out", str(run_dir)])
     return done, run_dir
 
 
 @pytest.fixture(scope="module")
-def studies(tmp_path_factory: pytest.TempPathFactory) -> tuple[subprocess.CompletedProcess[str], Path, Path]:
+def studies(tmp_path_factory: pytest.TempPathFactory) -> tuple[Done, Path, Path]:
     """What the study said in which a row diverges, its run directory, and that of the same study without the row."""
     folder = tmp_path_factory.mktemp("diverging")
     write_model(folder / "model")
@@ -47,7 +44,7 @@ def results(run_dir: Path) -> dict[tuple[str, int], dict[str, Any]]:
 
 
 def test_it_is_told_with_the_step_and_the_study_goes_on(
-    studies: tuple[subprocess.CompletedProcess[str], Path, Path],
+    studies: tuple[Done, Path, Path],
 ) -> None:
     done, run_dir, _ = studies
     assert done.returncode == 5, done.stderr
@@ -66,7 +63,7 @@ def test_it_is_told_with_the_step_and_the_study_goes_on(
 
 
 def test_its_neighbours_are_what_they_are_without_it(
-    studies: tuple[subprocess.CompletedProcess[str], Path, Path],
+    studies: tuple[Done, Path, Path],
 ) -> None:
     _, beside, without = studies
     expected, found = results(without), results(beside)

@@ -46,7 +46,7 @@ def test_a_plugin_is_held_to_the_contract() -> None:
     done = subprocess.run(
         [*command, "tests/contract"],
         cwd=ROOT,
-        env=os.environ | {VARIABLE: str(EXAMPLE)},
+        env=os.environ | {VARIABLE: str(EXAMPLE), "REMORA_CONTRACT": "ssf"},
         capture_output=True,
         text=True,
         check=False,

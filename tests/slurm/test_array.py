@@ -23,7 +23,7 @@ kind: train
 model: {id: MODEL, dtype: float32}
 data: DATA
 methods: [lora]
-protocol: {seeds: 3, tuning_trials: 1, epochs: 60}
+protocol: {seeds: 3, tuning_trials: 1, epochs: 30}
 engine: {lanes: 1, checkpoint_seconds: 0.1, lease_seconds: 20}
 """
 
@@ -112,7 +112,7 @@ def test_a_task_near_its_limit_is_queued_again_by_its_script(
         monkeypatch.setenv(name, value)
     study, run_dir = tmp_path / "moods.yaml", tmp_path / "run"
     model, data = write_model(tmp_path / "model"), write_data(tmp_path / "moods.csv")
-    study.write_text(TEXT.replace("MODEL", str(model)).replace("DATA", str(data)).replace("epochs: 60", "epochs: 2000"))
+    study.write_text(TEXT.replace("MODEL", str(model)).replace("DATA", str(data)).replace("epochs: 30", "epochs: 2000"))
     assert run_cli(["slurm", str(study), "--out", str(run_dir), "--tasks", "1", "--submit"]) == 0
     until(lambda: in_the_middle(run_dir), "the task is in the middle of a pack", cluster, run_dir)
     (line,) = cluster.waiting_or_running()

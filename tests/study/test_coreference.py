@@ -1,8 +1,6 @@
 """A whole study of documents on a tiny model: learnt in windows, compared, reported, written as columns, used."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,6 +12,7 @@ from remora.data.conll import read_conll
 from remora.errors import DataError
 from remora.predict import load_adapter
 from remora.results.predictions import read_predictions
+from tests.commands import remora
 from tests.documents import column_file, documents, write_jsonl
 from tests.moods import write_model
 
@@ -27,9 +26,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
     model, data, run_dir = write_model(folder / "model"), column_file(folder / "d.conll", documents(36)), folder / "run"
     command = ["compare", "--model", str(model), "--data", str(data), "--methods", "full,lora", "--seeds", "2"]
     command += ["--out", str(run_dir), "protocol.lr=3e-3", "protocol.epochs=4", "model.dtype=float32"]
-    done = subprocess.run(
-        [sys.executable, "-m", "remora", *command, "model.max_length=9"], capture_output=True, text=True, check=False
-    )
+    done = remora([*command, "model.max_length=9"])
     assert done.returncode == 0, done.stderr
     assert "One sentence of a document ." in done.stdout
     return model, data, run_dir

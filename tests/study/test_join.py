@@ -25,7 +25,7 @@ kind: train
 model: {id: MODEL, dtype: float32}
 data: DATA
 methods: [lora]
-protocol: {seeds: 2, tuning_trials: 1, epochs: 60}
+protocol: {seeds: 2, tuning_trials: 1, epochs: 30}
 engine: {lanes: 1, workers: 1, checkpoint_seconds: 0.1, lease_seconds: 2}
 """
 

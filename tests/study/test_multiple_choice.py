@@ -1,8 +1,6 @@
 """A whole study of questions with choices on a real model: compared, reported, written for peft, used."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -18,6 +16,7 @@ from remora.models.files import resolve
 from remora.predict import load_adapter
 from remora.results.predictions import read_predictions
 from remora.results.store import read_run
+from tests.commands import remora
 
 pytestmark = [
     pytest.mark.real,
@@ -39,7 +38,7 @@ def run_dir(tmp_path_factory: pytest.TempPathFactory, shared_data: Path) -> Path
         "lora,bitfit",
     ]
     command += ["--no-full", "--seeds", "2", "--out", str(folder), "protocol.lr=1e-3", "protocol.epochs=1", *SETTINGS]
-    done = subprocess.run([sys.executable, "-m", "remora", *command], capture_output=True, text=True, check=False)
+    done = remora(command)
     assert done.returncode == 0, done.stderr
     assert "--pair 'another choice'" in done.stdout
     return folder

@@ -13,6 +13,7 @@ from remora.errors import ConfigError, ModelError, RemoraError
 from remora.study.context import StudyContext, open_context
 from remora.study.rows import study_rows
 from remora.study.trials import TrialMaker
+from tests.commands import remora
 from tests.moods import write_model as write_encoder
 from tests.prompts import CHAT, write_data, write_model
 
@@ -31,7 +32,7 @@ def files(tmp_path_factory: pytest.TempPathFactory, model: Path) -> tuple[Path, 
     command += ["--out", str(run_dir), "protocol.lr=5e-3", "protocol.epochs=4", "model.dtype=float32"]
     command += ["data.task=prompt-classification", "prompt.template=plain", "model.max_length=64"]
     command += ["prompt.calibration=content-free"]
-    done = subprocess.run([sys.executable, "-m", "remora", *command], capture_output=True, text=True, check=False)
+    done = remora(command)
     assert done.returncode == 0, done.stderr
     return data, run_dir
 

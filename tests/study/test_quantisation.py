@@ -1,8 +1,6 @@
 """A study with quantised bases: which row runs on which, in which pack, and what is refused before anything runs."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +16,7 @@ from remora.study.packs import plan_packs
 from remora.study.probe import run_probe
 from remora.study.rows import study_rows
 from remora.study.trials import PlannedTrial, TrialMaker
+from tests.commands import remora
 from tests.study.conftest import Configure
 
 ONE = {"seeds": 1, "lr": 1e-3, "epochs": 1}
@@ -106,7 +105,7 @@ def test_a_comparison_of_both_from_the_command_line(
     run_dir = tmp_path / "run"
     command = ["compare", "--model", str(model), "--data", str(data), "--methods", "lora,qlora", "--no-full", "--json"]
     command += ["--seeds", "1", "--out", str(run_dir), "protocol.lr=1e-3", "protocol.epochs=1"]
-    done = subprocess.run([sys.executable, "-m", "remora", *command], capture_output=True, text=True, check=False)
+    done = remora(command)
     assert done.returncode == 0, done.stderr
     shown = {row["method"]: row for row in json.loads(done.stdout)["rows"]}
     assert {shown["lora"]["failed"], shown["qlora"]["failed"]} == {0}

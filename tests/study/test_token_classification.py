@@ -1,12 +1,11 @@
 """A whole study of tagged words on a tiny model: learnt, compared, reported by type, written for peft, used."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from tests.commands import remora
 from tests.moods import BAD, FILLER, GOOD, write_model
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
@@ -32,9 +31,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
     model, data, run_dir = write_model(folder / "model"), write_sentences(folder / "d.jsonl"), folder / "run"
     command = ["compare", "--model", str(model), "--data", str(data), "--methods", "lora", "--no-full", "--seeds", "2"]
     command += ["--out", str(run_dir), "protocol.lr=1e-2", "protocol.epochs=6", "model.dtype=float32"]
-    done = subprocess.run(
-        [sys.executable, "-m", "remora", *command, "model.max_length=9"], capture_output=True, text=True, check=False
-    )
+    done = remora([*command, "model.max_length=9"])
     assert done.returncode == 0, done.stderr
     assert "Words with blanks between them" in done.stdout
     return model, data, run_dir
