@@ -20,7 +20,7 @@ recipe:
   citation: "Nobody 2030"
   chosen: ["Everything."]
   small: ["One seed."]
-  columns: [macro_f1, train_loss, trained_share]
+  columns: [macro_f1, rouge1, train_loss, trained_share]
   published:
     - {study: plain, row: LoRA, measure: accuracy, value: 0.875, note: one run}
     - {study: plain, row: LoRA, measure: adapter_params, value: 1234}
@@ -82,6 +82,8 @@ def test_published_stands_beside_measured(done: Path) -> None:
     assert [cell.strip() for cell in line.split("|")[3:5]] == ["1 234", f"{row.adapter_params:,}".replace(",", " ")]
     assert "protocol.seeds: 2, here 1" in text
     assert "One seed." in text
+    assert "macro F1" in text
+    assert "ROUGE" not in text, "what no row of a study has takes no column"
 
 
 def test_figures_are_there_and_text_stays_text(done: Path) -> None:

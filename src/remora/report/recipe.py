@@ -174,8 +174,9 @@ def _caption(spec: PictureSpec, about: str) -> str:
 
 
 def _study(run: RecipeRun, name: str, summary: StudySummary) -> Section:
-    """A study's verdict, and all its rows."""
-    columns = list(dict.fromkeys([summary.data.metric, *run.info.columns]))
+    """A study's verdict, and all its rows, with the columns of which any has a value."""
+    known = [name for name in run.info.columns if any(measured(summary, row, name) is not None for row in summary.rows)]
+    columns = list(dict.fromkeys([summary.data.metric, *known]))
 
     def cells(row: Row) -> list[str]:
         found = [measure_text(column, measured(summary, row, column)) for column in columns]
