@@ -144,12 +144,16 @@ def test_dylora_is_scored_at_every_rank() -> None:
     scores: dict[int, dict[str, dict[str, float]]] = {}
     outcome = None
     for rank in (1, 2, 4, 6):
-        trial = spec("dylora", {"rank": 6, "evaluate_rank": rank}, lr=3e-2, epochs=2, batch_size=8)
+        settings = {"rank": 6, "evaluate_rank": rank}
+        trial = spec("dylora", settings, lr=3e-2, epochs=2, batch_size=8, splits=("validation", "test"))
         (outcome,) = run(base, data, [trial]).values()
         scores[rank] = {split: dict(values) for split, values in outcome.metrics.items()}
     assert outcome is not None
     assert outcome.variants == {f"rank {rank}": values for rank, values in scores.items()}
     assert len({values["validation"]["mean"] for values in scores.values()}) == 4
+    tuning = spec("dylora", {"rank": 6}, lr=3e-2, epochs=1, batch_size=8, splits=("validation",))
+    (outcome,) = run(base, data, [tuning]).values()
+    assert outcome.variants == {}, "nothing is chosen among them"
 
 
 def test_sora(monkeypatch: pytest.MonkeyPatch) -> None:

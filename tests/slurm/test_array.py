@@ -96,7 +96,7 @@ def test_a_task_killed_and_queued_again(
     kill_one_and_queue_it_again(cluster, run_dir, shown["job"])
 
     whole = tmp_path / "whole"
-    assert run_cli(["run", str(study), "--out", str(whole), "engine.workers=1", "engine.threads=1"]) == 0
+    assert run_cli(["run", str(study), "--out", str(whole), "engine.workers=2", "engine.threads=1"]) == 0
     assert outcome(run_dir) == outcome(whole)
     assert sum(name.endswith("adapter_model.safetensors") for name in outcome(whole)) == 3
     assert (run_dir / "report.html").is_file()
@@ -140,6 +140,6 @@ def test_a_recipe_with_a_task_killed_and_queued_again(
     run_dir, whole = tmp_path / "shared", tmp_path / "whole"
     assert run_cli(["slurm", *recipe, "--out", str(run_dir), "--submit", "--json"]) == 0
     kill_one_and_queue_it_again(cluster, run_dir, json.loads(capsys.readouterr().out)["job"])
-    assert run_cli(["run", *recipe, "--out", str(whole), "engine.workers=1", "engine.threads=1"]) == 0
+    assert run_cli(["run", *recipe, "--out", str(whole), "engine.workers=2", "engine.threads=1"]) == 0
     for study in ("imdb", "ag_news", "grid"):
         assert outcome(run_dir / study) == outcome(whole / study), study

@@ -463,7 +463,7 @@ def _outcome(driver: Driver, data: TrialData, lane: Lane, features: FeatureCache
             losses[split], metrics[split] = _score(data, lane, split, logits[split])
     adapter = lane.adapter
     variants: dict[str, dict[str, dict[str, float]]] = {}
-    for name, tensors in lane.method.variants().items() if logits else ():
+    for name, tensors in lane.method.variants().items() if "test" in logits else ():  # tuning chooses none of them
         adapter.variant = tensors
         scores = {split: evaluate(driver, data, lane, split, features) for split in lane.spec.splits}
         variants[name] = {split: _score(data, lane, split, values)[1] for split, values in scores.items()}

@@ -131,7 +131,7 @@ class TrialOutcome:
         losses: mean loss by split, and of training in the last epoch.
         metrics: by split.
         logits: of every example, by split, float32; see `Examples.logits`.
-        variants: metrics by split of other forms of the same adapter, by name.
+        variants: metrics by split of other forms of the same adapter, by name; of trials that see the test split.
         adapter: trained tensors by name, float32.
         frozen: drawn or computed tensors an adapter file needs.
         head: trained tensors of the head by Hugging Face name.
