@@ -1,6 +1,6 @@
 """Compacter: Houlsby's adapters whose matrices are sums of Kronecker products, W = sum_i A_i (x) (s_i t_i).
 
-Mahabadi et al. 2021, "Compacter: efficient low-rank hypercomplex adapter layers", arXiv:2106.04647, section 4: n
+Mahabadi et al. 2021, "Compacter: efficient low-rank hypercomplex adapter layers", arXiv:2106.04647, section 3: n
 small matrices A_i (n, n), trained together by all adapters, and per matrix W (m, w) n products of s_i (m/n, r) and
 t_i (r, w/n). y' = y + U f(D y + d) + u after both sublayers. The s_i of U start at zero, so that the start is the base
 itself; the others are normal, of a size that gives the entries of W the variance 1/w.

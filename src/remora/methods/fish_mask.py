@@ -1,6 +1,6 @@
 """FISH mask: the share `density` of the weights with the largest Fisher information is trained, all others stay frozen.
 
-Sung, Nair and Raffel 2021, "Training neural networks with fixed sparse masks", arXiv:2111.09839, section 3, equation 4:
+Sung, Nair and Raffel 2021, "Training neural networks with fixed sparse masks", arXiv:2111.09839, equation 4:
 before training, the squared gradients of single examples' losses at their own labels are summed per weight (the
 empirical Fisher information), and the largest over all sites are chosen, at least one per site. The mask then stays.
 Trains `density` of the weights; the change of a site is a vector of values and their places. Mergeable. No PEFT type;

@@ -1,7 +1,7 @@
 """UniPELT: prefix tuning, LoRA and a Pfeiffer adapter in every layer, each behind a gate that looks at the text.
 
 Mao et al. 2022, "UniPELT: a unified framework for parameter-efficient language model tuning", arXiv:2110.07577, section
-3.3. Per layer and text three gates G = mean over tokens of sigmoid(w h + c) in (0, 1): the prefix's keys and values
+3. Per layer and text three gates G = mean over tokens of sigmoid(w h + c) in (0, 1): the prefix's keys and values
 become G_P P_k, G_P P_v; LoRA at queries and values W x + b + G_L B A drop(x), the gate in place of the constant
 alpha / r; the adapter after the feed-forward sublayer y + G_A (U f(D y + d) + u). G_P and G_L look at what the queries
 are projected from, G_A at the adapter's own input y. That is the layer's input in BERT and its kin, which the paper
