@@ -15,7 +15,7 @@ from remora.models.base import placed
 from remora.study import context, machine, resident
 from remora.study.launch import Workers, shares
 from remora.study.machine import choose_dtype, compute_device, describe_machine, num_gpus, settled_device
-from remora.study.packs import lanes_per_pack
+from remora.study.packs import Packing, packing
 from remora.study.processes import process_environment
 from tests.tiny import tiny_base
 
@@ -89,10 +89,8 @@ def test_the_machine_is_described_as_it_was_used() -> None:
 def test_the_plan_depends_on_the_device_and_on_nothing_measured() -> None:
     assert (CPU.pass_tokens, AUTO.pass_tokens, CUDA.pass_tokens) == (1600, 1600, 16384)
     assert EngineConfig(device="cuda", tokens_per_pass=4096).pass_tokens == 4096
-    assert lanes_per_pack(CPU, 16, 13) == 4
-    assert lanes_per_pack(CUDA, 16, 13) == 64
-    assert lanes_per_pack(CUDA, 16, 64) == 16
-    assert lanes_per_pack(CUDA, 16, 5000) == 1
+    assert packing(CPU, 16, 13) == Packing(slots=4, multiple=2)
+    assert [packing(CUDA, 16, length) for length in (13, 64, 5000)] == [Packing(slots=n) for n in (64, 16, 1)]
 
 
 def test_a_study_keeps_the_device_it_came_to(tmp_path: Path) -> None:

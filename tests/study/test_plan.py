@@ -10,7 +10,7 @@ from remora.engine.trial import TrialSpec
 from remora.errors import ConfigError
 from remora.results.schema import ParamCount, TrialResult
 from remora.study.launch import shares
-from remora.study.packs import lanes_per_pack, plan_packs
+from remora.study.packs import Packing, packing, plan_packs
 from remora.study.rows import DEFAULT_METHODS, reference_row, study_rows
 from remora.study.trials import PlannedTrial
 from remora.study.tuning import choose_lr
@@ -89,20 +89,24 @@ def test_all_faults_of_all_methods_are_told_at_once() -> None:
 
 def test_packs_depend_on_the_trials_alone_and_hold_each_once() -> None:
     trials = [planned(f"t{i}") for i in range(9)] + [planned("f", "full")]
-    packs = plan_packs(trials, 4)
+    packs = plan_packs(trials, Packing(slots=4))
     assert [len(pack.trials) for pack in packs] == [1, 3, 3, 3]
     assert packs[0].trials[0].spec.id == "f"
     assert sorted(t.spec.id for pack in packs for t in pack.trials) == sorted(t.spec.id for t in trials)
-    assert [pack.id for pack in plan_packs(trials, 4)] == [pack.id for pack in packs]
+    assert [pack.id for pack in plan_packs(trials, Packing(slots=4))] == [pack.id for pack in packs]
     assert len({pack.id for pack in packs}) == len(packs)
 
 
 def test_long_texts_make_small_packs() -> None:
     engine = EngineConfig()
-    assert lanes_per_pack(engine, 16, 13) == 4
-    assert lanes_per_pack(engine, 16, 50) == 2
-    assert lanes_per_pack(engine, 16, 256) == 1
-    assert lanes_per_pack(EngineConfig(lanes=7), 16, 256) == 7
+    assert [packing(engine, 16, length).slots for length in (13, 50, 256)] == [4, 2, 1]
+    assert packing(EngineConfig(lanes=7), 16, 256) == Packing(slots=7)
+
+
+@pytest.mark.parametrize(("number", "sizes"), [(1, [1]), (2, [1, 1]), (3, [2, 1]), (8, [4, 4]), (9, [3, 2, 2, 2])])
+def test_packs_come_in_pairs_on_a_cpu(number: int, sizes: list[int]) -> None:
+    how = packing(EngineConfig(), 16, 13)
+    assert [len(pack.trials) for pack in plan_packs([planned(f"t{i}") for i in range(number)], how)] == sizes
 
 
 def test_one_pack_gets_all_threads_and_many_packs_one_each() -> None:

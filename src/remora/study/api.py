@@ -53,7 +53,7 @@ from remora.study.launch import Workers
 from remora.study.leases import Lease, LeaseLostError
 from remora.study.machine import available_cores, describe_machine, dtype_name, num_gpus
 from remora.study.memory import fit_memory
-from remora.study.packs import plan_packs
+from remora.study.packs import Packing, plan_packs
 from remora.study.prepare import resume_config, with_absolute_paths
 from remora.study.probe import run_probe
 from remora.study.processes import Start, starting
@@ -281,7 +281,7 @@ class _Run:
         board = Board(self.run_dir, self.context.config.engine.lease_seconds)
         with Workers(self.run_dir, stages.workers, stages.threads, gpus=gpus, board=board, start=self.start) as workers:
             if stages.first:
-                self._stage("tuning", stages.first, stages.slots, workers)
+                self._stage("tuning", stages.first, stages.how, workers)
             final: list[PlannedTrial] = []
             for row in trained:
                 tried = [read_result(self.run_dir, trial.spec.id) for trial in maker.tuning(row)]
@@ -292,7 +292,7 @@ class _Run:
                     self._never_ran(maker.final(row, row.lrs[0]))
                     continue
                 final += maker.final(row, lr)
-            self._stage("training", final, stages.slots, workers)
+            self._stage("training", final, stages.how, workers)
             workers.dismiss()
         shutil.rmtree(self.run_dir / CHECKPOINTS, ignore_errors=True)
 
@@ -330,7 +330,7 @@ class _Run:
         for trial in trials:
             record_failure(self.run_dir, trial, "no tuning trial of this row was trained to its end")
 
-    def _stage(self, name: str, trials: Sequence[PlannedTrial], slots: int, workers: Workers) -> None:
+    def _stage(self, name: str, trials: Sequence[PlannedTrial], how: Packing, workers: Workers) -> None:
         kept = frozenset(trial.spec.id for trial in trials if self._is_kept(trial))
         self.progress.stage(name, len(trials))
         for trial in trials:
@@ -348,7 +348,7 @@ class _Run:
             add_incident(self.run_dir, text)
 
         teller = Teller(self.progress, warn, self._validation)
-        workers.run(plan_packs(trials, slots), kept, teller.tell, lost, self.check)
+        workers.run(plan_packs(trials, how), kept, teller.tell, lost, self.check)
 
     def _is_kept(self, trial: PlannedTrial) -> bool:
         if not is_finished(self.run_dir, trial.spec.id):

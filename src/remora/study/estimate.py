@@ -84,7 +84,7 @@ def estimate(context: StudyContext, rows: Sequence[StudyRow], probe: Probe, trai
         num_trials=sum(trial.purpose != "baseline" for trial in (*stages.first, *stages.final)),
         seconds=seconds,
         peak_bytes=peak_memory(context, rows, probe),
-        trials_per_pack=stages.slots,
+        trials_per_pack=stages.how.slots,
     )
 
 

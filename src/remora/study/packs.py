@@ -13,8 +13,9 @@ LONE_PARTS = 2
 """Passes of a trial that has the machine to itself; fixed, as the sums of gradients depend on it."""
 
 _MOST_LANES = {"cpu": 4, "cuda": 64}
-"""On a CPU even eight trials make two packs: the plan must not depend on the number of workers, yet feed two. Small
-models on a GPU wait for the host to launch work, which many lanes share."""
+"""Beyond four lanes a CPU gains little; small models on a GPU wait for the host to launch work, which lanes share."""
+_CPU_PACKS = 2
+"""On a CPU packs come in pairs: the plan must not depend on the number of workers, yet feed two to the end."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,20 +35,34 @@ class PlannedPack:
     parts: int = 1
 
 
-def lanes_per_pack(engine: EngineConfig, batch_size: int, mean_tokens: float) -> int:
-    """Lanes that fill one pass: beyond that, joining stops paying."""
+@dataclass(frozen=True, kw_only=True)
+class Packing:
+    """How trials are put into packs.
+
+    Args:
+        slots: lanes that fill one pass: beyond that, joining stops paying.
+        multiple: the number of packs is one of its multiples, where there are trials enough.
+    """
+
+    slots: int
+    multiple: int = 1
+
+
+def packing(engine: EngineConfig, batch_size: int, mean_tokens: float) -> Packing:
+    """What suits texts of some length; `engine.lanes` settles it."""
     if engine.lanes is not None:
-        return engine.lanes
-    most = _MOST_LANES["cuda" if engine.device == "cuda" else "cpu"]
-    return max(1, min(most, round(engine.pass_tokens / (batch_size * mean_tokens))))
+        return Packing(slots=engine.lanes)
+    device = "cuda" if engine.device == "cuda" else "cpu"
+    slots = max(1, min(_MOST_LANES[device], round(engine.pass_tokens / (batch_size * mean_tokens))))
+    return Packing(slots=slots, multiple=_CPU_PACKS if device == "cpu" else 1)
 
 
-def plan_packs(trials: Sequence[PlannedTrial], slots: int) -> tuple[PlannedPack, ...]:
+def plan_packs(trials: Sequence[PlannedTrial], how: Packing) -> tuple[PlannedPack, ...]:
     """Group the trials of one stage into packs.
 
     Args:
         trials: all of the stage, finished ones too, so that the plan does not depend on when a study was stopped.
-        slots: lanes that fill a pass.
+        how: lanes and packs.
 
     Returns:
         First, each alone, the trials that change the base's own weights (the longest); then the others, in order, in
@@ -59,7 +74,7 @@ def plan_packs(trials: Sequence[PlannedTrial], slots: int) -> tuple[PlannedPack,
     for quantization in dict.fromkeys(unit[0].quantization for unit in shared):
         own = [unit for unit in shared if unit[0].quantization == quantization]
         rivals, single = [unit for unit in own if unit[0].rivals], [unit for unit in own if not unit[0].rivals]
-        packs += [_pack(some, slots) for some in (*_evenly(rivals, slots), *_evenly(single, slots))]
+        packs += [_pack(some, how.slots) for some in (*_evenly(rivals, how), *_evenly(single, how))]
     return tuple(packs) if len(trials) != 1 else tuple(replace(pack, parts=LONE_PARTS) for pack in packs)
 
 
@@ -76,12 +91,14 @@ def inseparable(trials: Sequence[PlannedTrial]) -> list[tuple[PlannedTrial, ...]
     return [tuple(unit) for unit in units.values()]
 
 
-def _evenly(units: Sequence[tuple[PlannedTrial, ...]], slots: int) -> Iterator[tuple[PlannedTrial, ...]]:
+def _evenly(units: Sequence[tuple[PlannedTrial, ...]], how: Packing) -> Iterator[tuple[PlannedTrial, ...]]:
     """As few packs as have a slot for every trial (more trials than slots only in a single unit), of equal size."""
     if not units:
         return
-    most = max(1, slots // max(len(unit) for unit in units))
-    size, more = divmod(len(units), -(-len(units) // most))
+    most = max(1, how.slots // max(len(unit) for unit in units))
+    number = -(-len(units) // most)
+    number = min(len(units), -(-number // how.multiple) * how.multiple)
+    size, more = divmod(len(units), number)
     at = 0
     while at < len(units):
         stop = at + size + (more > 0)

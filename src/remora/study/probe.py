@@ -24,7 +24,7 @@ from remora.engine.trial import Examples, NoEvents, TrialData, TrialSpec
 from remora.study.context import StudyContext
 from remora.study.drivers import Drivers
 from remora.study.machine import compute_device, crowding, give_memory_back, memory_kept
-from remora.study.packs import lanes_per_pack
+from remora.study.packs import packing
 from remora.study.resident import Resident, held_bytes, peak_bytes, reset_peak, resident
 from remora.study.rows import StudyRow
 
@@ -224,7 +224,7 @@ class _Bench:
         large = first or facts.copies > 0
         planned = config.engine.pass_tokens // (1 if large else 2)
         tokens = min(planned, int((_LARGE if large else _HALF) / self._rate))
-        slots = 1 if facts.copies else lanes_per_pack(config.engine, config.protocol.batch_size, self._mean)
+        slots = 1 if facts.copies else packing(config.engine, config.protocol.batch_size, self._mean).slots
         lanes = max(1, min(slots, int(tokens / self._mean)))
         device = self._device
         give_memory_back()

@@ -15,7 +15,7 @@ from pathlib import Path
 from remora.config.schema import EngineConfig, StudyConfig
 from remora.errors import ConfigError
 from remora.study.context import open_context
-from remora.study.packs import lanes_per_pack, plan_packs
+from remora.study.packs import packing, plan_packs
 from remora.study.rows import study_rows
 from remora.study.stages import plan_stages
 
@@ -147,8 +147,8 @@ def num_packs(config: StudyConfig) -> int:
     stages = plan_stages(context, study_rows(context.config, context.base))
     mean = float(context.encoded("train").lengths.mean())
     there: EngineConfig = config.engine if config.engine.device == "cuda" else here
-    slots = lanes_per_pack(there, config.protocol.batch_size, mean)
-    return max(1, *(len(plan_packs(trials, slots)) for trials in (stages.first, stages.final)))
+    how = packing(there, config.protocol.batch_size, mean)
+    return max(1, *(len(plan_packs(trials, how)) for trials in (stages.first, stages.final)))
 
 
 def files_of(config: StudyConfig) -> list[Path]:

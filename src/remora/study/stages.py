@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from remora.study.context import StudyContext
 from remora.study.launch import shares
 from remora.study.machine import available_cores, num_gpus
-from remora.study.packs import PlannedPack, lanes_per_pack, plan_packs
+from remora.study.packs import Packing, PlannedPack, packing, plan_packs
 from remora.study.rows import UNTRAINED, StudyRow
 from remora.study.trials import PlannedTrial, TrialMaker
 
@@ -18,20 +18,20 @@ class Stages:
     Args:
         first: the untrained baseline and the tuning trials.
         final: at each row's first learning rate, since which one is taken is found by tuning.
-        slots: lanes per pack.
+        how: lanes and packs.
         workers: processes.
         threads: of each process.
     """
 
     first: tuple[PlannedTrial, ...]
     final: tuple[PlannedTrial, ...]
-    slots: int
+    how: Packing
     workers: int
     threads: int
 
     def packs(self) -> tuple[tuple[PlannedPack, ...], ...]:
         """The packs of every stage that has trials."""
-        return tuple(plan_packs(trials, self.slots) for trials in (self.first, self.final) if trials)
+        return tuple(plan_packs(trials, self.how) for trials in (self.first, self.final) if trials)
 
 
 def plan_stages(context: StudyContext, rows: Sequence[StudyRow]) -> Stages:
@@ -42,8 +42,8 @@ def plan_stages(context: StudyContext, rows: Sequence[StudyRow]) -> Stages:
     trained = [row for row in rows if row.method is not None]
     final = [trial for row in trained for trial in maker.final(row, row.lrs[0])]
     mean = float(context.encoded("train").lengths.mean())
-    slots = lanes_per_pack(config.engine, config.protocol.batch_size, mean)
-    most = max(len(plan_packs(first, slots)), -(-len(final) // slots))
+    how = packing(config.engine, config.protocol.batch_size, mean)
+    most = max(len(plan_packs(trials, how)) for trials in (first, final))
     configured = {"workers": config.engine.workers, "threads": config.engine.threads}
     workers, threads = shares(available_cores(), most, configured, num_gpus(config.engine))
-    return Stages(first=tuple(first), final=tuple(final), slots=slots, workers=workers, threads=threads)
+    return Stages(first=tuple(first), final=tuple(final), how=how, workers=workers, threads=threads)
