@@ -236,9 +236,9 @@ def module_tensors(
 
 
 def change_at(adapter: AdapterTensors, site: Site, base: Base) -> LinearChange:
-    """What an adapter makes of a linear site, without gradients."""
+    """What an adapter makes of a linear site, folded, without gradients."""
     with torch.no_grad():
-        return adapter.method.change(adapter.at(site), site, weights_at(base, site))
+        return adapter.method.change(adapter.at(site), site, weights_at(base, site)).folded()
 
 
 def _is_lora(method: Method, modules: Mapping[str, Sequence[Site]], changes: Mapping[str, LinearChange]) -> bool:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from remora.engine.dropout import DropoutKeys
 from remora.engine.hashing import folded32, row_keys
+from remora.engine.shared_products import SharedProducts
 from remora.engine.transfer import to_device
 
 
@@ -117,6 +118,8 @@ class Layout:
     """Of an encoder-decoder: the rows of the encoder; all else here is about the decoder's."""
     groups: dict[tuple[tuple[int, int], ...], Any] = field(default_factory=dict[tuple[tuple[int, int], ...], Any])
     """Places of rows that `low_rank` has worked out for some lanes of this pass."""
+    products: SharedProducts = field(default_factory=SharedProducts)
+    """With frozen matrices, for layers that read the same rows."""
 
     @property
     def num_rows(self) -> int:

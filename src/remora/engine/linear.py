@@ -5,6 +5,10 @@ may be absent). The base's product is one matrix product over the rows of all la
 place, low-rank ones on a CPU one by one, on other devices those of one shape together.
 No lane's rows ever enter another lane's products, so a lane full of NaN stays alone.
 
+Where A and B are frozen and vectors are trained around them, ``v_k * (B_k (u_k * (A_k x_k)))``, the product with A is a
+node of its own: layers that read the same rows through the same A (queries and values) compute it once, and one product
+takes the sum of their gradients back. B gets no gradient then, which folding the vectors into it would need.
+
 T rows, D in_features, O out_features, R rank.
 """
 
@@ -27,7 +31,7 @@ NATIVE_RANK = 32
 
 _FIRST_PART = 6
 """Place of the first trained tensor among the arguments of the node."""
-_PARTS = ("A", "B", "delta", "in_scale", "out_scale", "bias")
+_PARTS = ("A", "B", "rank_scale", "term_scale", "delta", "in_scale", "out_scale", "bias")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +69,7 @@ class _Kept:
     mask: int | None = None
     hidden: int | None = None
     scaled: int | None = None
+    unscaled: int | None = None
     call: kernels.LowRankCall | None = None
 
 
@@ -176,6 +181,11 @@ class _ChangedLinear(Function):
                 low = x @ cast[term.parts["A"]].T
                 of.hidden = keep(low)
                 y.add_(low @ cast[term.parts["B"]].T, alpha=term.scale)
+            if "hidden" in term.parts:
+                low = cast[term.parts["hidden"]] * cast[term.parts["rank_scale"]]
+                unscaled = low @ cast[term.parts["B"]].T
+                of.unscaled = keep(unscaled)
+                y.addcmul_(unscaled, cast[term.parts["term_scale"]], value=term.scale)
             if "delta" in term.parts:
                 y.addmm_(x_TD[term.rows], cast[term.parts["delta"]].T)
             if "out_scale" in term.parts:
@@ -217,6 +227,13 @@ class _ChangedLinear(Function):
                 grad = inner_TO[term.rows]
             if "delta" in term.parts and ctx.needs_input_grad[_FIRST_PART + term.parts["delta"]]:
                 out[term.parts["delta"]] = grad.T @ x_TD[term.rows]
+            if "hidden" in term.parts:
+                grad_v = grad * saved[of.unscaled]
+                low_grad = (grad * cast[term.parts["term_scale"]]) @ cast[term.parts["B"]]
+                grad_u = low_grad * cast[term.parts["hidden"]]
+                out[term.parts["term_scale"]] = grad_v.sum(0).mul_(term.scale)
+                out[term.parts["rank_scale"]] = grad_u.sum(0).mul_(term.scale)
+                out[term.parts["hidden"]] = low_grad.mul_(cast[term.parts["rank_scale"]]).mul_(term.scale)
             if "A" not in term.parts or of.call is not None or number in together:
                 low_grads.append(None)
                 continue
@@ -337,14 +354,18 @@ def changed_linear(
     """
     terms: list[_Term] = []
     parts: list[Tensor] = []
-    for lane in changes:
+    hidden = _products_apart(x_TD, changes, layout)
+    for number, lane in enumerate(changes):
         index: dict[str, int] = {}
-        for name in _PARTS:
-            value = getattr(lane.change, name)
+        change = lane.change if number in hidden else lane.change.folded()
+        values = {name: getattr(change, name) for name in _PARTS}
+        if number in hidden:
+            del values["A"]
+            values["hidden"] = hidden[number]
+        for name, value in values.items():
             if value is not None:
                 index[name] = len(parts)
                 parts.append(value)
-        change = lane.change
         terms.append(
             _Term(
                 rows=lane.rows,
@@ -358,6 +379,24 @@ def changed_linear(
     return _ChangedLinear.apply(x_TD, weight_OD, bias_O, terms, layout, again, *parts)
 
 
+def _products_apart(x_TD: Tensor, changes: Sequence[LaneChange], layout: Layout) -> dict[int, Tensor]:
+    """Products with the frozen A of lanes whose vectors stay outside of their matrices, by the lanes' places.
+
+    Not where a product is cheap beside its launch, in ranks of the compiled kernel, and under masks of its own.
+    """
+    apart: dict[int, Tensor] = {}
+    for number, lane in enumerate(changes):
+        change = lane.change
+        if change.rank_scale is None or change.A is None or lane.shared or grouped(x_TD):
+            continue
+        if change.A.shape[0] > NATIVE_RANK and not (layout.training and change.dropout > 0):
+            apart[number] = change.A
+    if not apart:
+        return {}
+    low = layout.products.of(x_TD, [changes[number].rows for number in apart], list(apart.values()))
+    return dict(zip(apart, low, strict=True))
+
+
 def widen(change: LinearChange, columns: Tensor, out_features: int) -> LinearChange:
     """A change of some output columns of a fused projection, as a change of the whole.
 
@@ -367,6 +406,7 @@ def widen(change: LinearChange, columns: Tensor, out_features: int) -> LinearCha
         out_features: of the whole projection.
     """
     assert change.in_scale is None, "a block of a fused projection cannot scale the input of the others"
+    change = change.folded()
 
     def spread(value: Tensor | None, fill: float) -> Tensor | None:
         if value is None:

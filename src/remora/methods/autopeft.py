@@ -47,6 +47,7 @@ _HALVINGS = 60
 
 def gated(change: LinearChange, gate: Tensor) -> LinearChange:
     """A change that adds `gate` times what the given one adds to the layer's output."""
+    change = change.folded()
 
     def times(value: Tensor | None, neutral: float) -> Tensor | None:
         return None if value is None else neutral + gate.to(value.dtype) * (value - neutral)

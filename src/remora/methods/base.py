@@ -10,7 +10,7 @@ Shapes: T rows, D in_features, O out_features, R rank.
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, ClassVar, Literal
 
@@ -52,10 +52,11 @@ class MethodConfig(BaseModel):
 
 @dataclass(frozen=True, kw_only=True)
 class LinearChange:
-    """What a method makes of a linear site: ``y = g * (W (l * x) + s B A drop(x) + E x) + b + beta``.
+    """What a method makes of a linear site: ``y = g * (W (l * x) + s v * (B (u * (A drop(x)))) + E x) + b + beta``.
 
     Args:
         A: (R, D) and B: (O, R), the low-rank term, or both None.
+        rank_scale: u, (R,), and term_scale: v, (O,), with an A and a B that are frozen; or both None, for ones.
         delta: E, (O, D), a dense term.
         scale: s.
         dropout: rate on the input of the low-rank term, in training only.
@@ -68,6 +69,8 @@ class LinearChange:
 
     A: Tensor | None = None
     B: Tensor | None = None
+    rank_scale: Tensor | None = None
+    term_scale: Tensor | None = None
     delta: Tensor | None = None
     scale: float = 1.0
     dropout: float = 0.0
@@ -76,11 +79,19 @@ class LinearChange:
     bias: Tensor | None = None
     observe: Callable[[Tensor], None] | None = None
 
+    def folded(self) -> "LinearChange":
+        """The same change with u and v inside B."""
+        if self.B is None or self.rank_scale is None or self.term_scale is None:
+            return self
+        B_OR = self.term_scale[:, None] * self.B * self.rank_scale
+        return replace(self, B=B_OR, rank_scale=None, term_scale=None)
+
     def delta_weight(self, weight_OD: Tensor) -> Tensor:
         """The weight (O, D) that computes the changed site without the method, in the dtype of `weight_OD`."""
         merged = weight_OD if self.in_scale is None else weight_OD * self.in_scale.to(weight_OD.dtype)
-        if self.A is not None and self.B is not None:
-            merged = merged + self.scale * (self.B.to(weight_OD.dtype) @ self.A.to(weight_OD.dtype))
+        B_OR = self.folded().B
+        if self.A is not None and B_OR is not None:
+            merged = merged + self.scale * (B_OR.to(weight_OD.dtype) @ self.A.to(weight_OD.dtype))
         if self.delta is not None:
             merged = merged + self.delta.to(weight_OD.dtype)
         return merged if self.out_scale is None else merged * self.out_scale.to(weight_OD.dtype)[:, None]
@@ -95,6 +106,7 @@ def join(changes: Sequence[LinearChange]) -> LinearChange:
     """
     if len(changes) == 1:
         return changes[0]
+    changes = [change.folded() for change in changes]
     low = [change for change in changes if change.A is not None and change.B is not None]
     scale = low[0].scale if low else 1.0
     rates = {change.dropout for change in low}

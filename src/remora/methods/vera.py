@@ -75,9 +75,14 @@ class VeRA(Method):
         return SiteState(trained={"lambda_d": lambda_d_R, "lambda_b": torch.zeros(site.out_features)})
 
     def change(self, state: Tensors, site: Site, base: SiteWeights) -> LinearChange:
-        """Both vectors are folded into B, so that the frozen A needs no gradient."""
-        B_OR = state["lambda_b"][:, None] * state["vera_B"][: site.out_features] * state["lambda_d"]
-        return LinearChange(A=state["vera_A"][:, : site.in_features], B=B_OR, dropout=self.config.dropout)
+        """The vectors stay outside of the matrices, so that sites with one input share its product with A."""
+        return LinearChange(
+            A=state["vera_A"][:, : site.in_features],
+            rank_scale=state["lambda_d"],
+            B=state["vera_B"][: site.out_features],
+            term_scale=state["lambda_b"],
+            dropout=self.config.dropout,
+        )
 
     def peft_holds(self, site: Site) -> bool:
         """Not a block of a fused projection: peft has one lambda_d for the whole."""
