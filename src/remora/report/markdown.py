@@ -1,6 +1,6 @@
 """The report as Markdown; figures are the SVG files beside it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from remora.report.blocks import (
     Answer,
@@ -58,22 +58,26 @@ def _block(block: Block) -> str:
                 for fact in block.items
             )
         case Table():
-            return _table(block.heads, [(_head(row), row.cells) for row in block.rows])
+            return _table(block.heads, [[_head(row), *_cells(row.cells)] for row in block.rows])
         case ChipTable():
-            return _table(block.heads, [(_head(row), [_chips(row)]) for row in block.rows])
+            return _table(block.heads, [[_head(row), _chips(row)] for row in block.rows])
         case Matrix():
-            rows = [(_head(row), [cell.text for cell in row.cells]) for row in block.rows]
+            rows = [[_head(row), *_cells(cell.text for cell in row.cells)] for row in block.rows]
             return _table([block.corner, *block.heads], rows)
         case Code():
             return f"{escape(block.title)}:\n\n{_fence(block)}"
 
 
-def _table(heads: Sequence[str], rows: Sequence[tuple[str, Sequence[str]]]) -> str:
-    """A table; the first cell of each row is Markdown already, the others are text."""
+def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table; heads are text, cells are Markdown already."""
     lines = ["| " + " | ".join(escape(head, 200) for head in heads) + " |"]
     lines.append("|---|" + "---:|" * (len(heads) - 1))
-    lines += ["| " + " | ".join([first, *(escape(cell, 400) for cell in cells)]) + " |" for first, cells in rows]
+    lines += ["| " + " | ".join(cells) + " |" for cells in rows]
     return "\n".join(lines)
+
+
+def _cells(texts: Iterable[str]) -> list[str]:
+    return [escape(text, 400) for text in texts]
 
 
 def _head(row: TableRow | ChipRow | MatrixRow) -> str:
@@ -86,7 +90,8 @@ def _head(row: TableRow | ChipRow | MatrixRow) -> str:
 
 def _chips(row: ChipRow) -> str:
     return ", ".join(
-        f"{escape(chip.name)} {escape(chip.value)}{f' ({chip.note})' if chip.note else ''}" for chip in row.chips
+        f"{escape(chip.name)} {escape(chip.value, 400)}{f' ({escape(chip.note)})' if chip.note else ''}"
+        for chip in row.chips
     )
 
 
