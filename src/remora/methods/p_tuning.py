@@ -50,7 +50,7 @@ class PTuning(PromptTuning):
     label: ClassVar[str] = "P-tuning"
     citation: ClassVar[str] = "Liu et al. 2021, arXiv:2103.10385"
     use_when: ClassVar[str] = "in place of prompt tuning where that learns too slowly"
-    lr_range: ClassVar[LogRange] = LogRange(1e-4, 1e-2)
+    lr_range: ClassVar[LogRange] = LogRange(1e-3, 1e-1)
     peft_type: ClassVar[str | None] = "P_TUNING"
     examples: ClassVar[tuple[dict[str, Any], ...]] = (
         {},

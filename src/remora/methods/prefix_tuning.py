@@ -47,7 +47,7 @@ class PrefixTuning(Method):
     family: ClassVar = "additive"
     citation: ClassVar[str] = "Li and Liang 2021, arXiv:2101.00190"
     use_when: ClassVar[str] = "to serve many tasks from one base without touching its weights"
-    lr_range: ClassVar[LogRange] = LogRange(3e-5, 3e-3)
+    lr_range: ClassVar[LogRange] = LogRange(5e-5, 1e-3)  # above, keys grow until attention sees nothing else
     peft_type: ClassVar[str | None] = "PREFIX_TUNING"
     site_kinds: ClassVar[tuple[SiteKind, ...]] = ("kv",)
     identity_at_init: ClassVar[bool] = False
