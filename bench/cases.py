@@ -76,7 +76,7 @@ SETTINGS: dict[str, dict[str, float]] = {
     "vera": {"rank": 256},
     "ia3": {},
     "bitfit": {},
-    "prompt-tuning": {"num_virtual_tokens": 8},
+    "prompt-tuning": {"num_virtual_tokens": 8, "head_ratio": 1.0},
 }
 
 

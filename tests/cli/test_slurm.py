@@ -148,6 +148,6 @@ def test_a_recipe_is_prepared_with_all_its_studies(study: Path, tmp_path: Path) 
     )
     run_dir = tmp_path / "run"
     assert run_cli(["slurm", str(recipe), "--out", str(run_dir)]) == 0
-    assert directives(run_dir / "array.sbatch")["array"] == "0-2"  # nine trials, four in a pack
+    assert directives(run_dir / "array.sbatch")["array"] == "0-3"  # nine trials, at most four in a pack, packs by twos
     assert sorted(path.parent.name for path in run_dir.glob("*/study.yaml")) == ["few", "many"]
     assert (run_dir / "recipe.yaml").is_file()

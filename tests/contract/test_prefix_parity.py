@@ -26,7 +26,7 @@ TARGETS = torch.from_numpy(EXAMPLES.targets)
 PEFT_TAKES = ("bert", "roberta", "xlm-roberta", "electra", "gpt2", "llama", "mistral", "qwen3", "gemma2", "opt")
 PLAIN = {"reparameterize": False}
 SETTINGS = {
-    "prefix-tuning": {"num_virtual_tokens": 3, **PLAIN},
+    "prefix-tuning": {"num_virtual_tokens": 3, "head_ratio": 1.0, **PLAIN},
     "p-tuning-v2": {"num_virtual_tokens": 2, "reparameterize": True, "encoder_hidden": 5},
 }
 

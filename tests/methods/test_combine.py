@@ -242,7 +242,8 @@ def test_a_quantised_part_wants_the_base_quantised() -> None:
 
 
 def test_mam_is_the_combination_of_its_parts() -> None:
-    prefix, inside = {"num_virtual_tokens": 3, "encoder_hidden": 4}, {"bottleneck": 5, "scale": 2.0}
+    prefix = {"num_virtual_tokens": 3, "encoder_hidden": 4, "head_ratio": 1.0}
+    inside = {"bottleneck": 5, "scale": 2.0}
     parts = [{"prefix-tuning": prefix}, {"adapter-parallel": inside}]
     specs = [spec("mam", {**prefix, **inside}, id="mam"), spec("combine", {"of": parts}, id="combine")]
     outcomes = run(tiny_base("bert"), toy_data(EXAMPLES), specs)

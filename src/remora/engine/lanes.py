@@ -107,7 +107,7 @@ class Lane:
 
     def _rule(self, name: str, value: Tensor) -> ParamRule:
         if name not in self._adapter_names:
-            return ParamRule(decay=value.ndim >= 2)
+            return ParamRule(lr_multiplier=self.method.head_lr_multiplier, decay=value.ndim >= 2)
         short = name.rsplit(".", 1)[1]
         return ParamRule(lr_multiplier=self.method.lr_multiplier(short), decay=self.method.decays(short, value))
 

@@ -222,10 +222,7 @@ class Rows:
 
 @dataclass(kw_only=True)
 class SiteState:
-    """Tensors of one method at one site: `trained` by the optimizer; `frozen` drawn or computed, and stored as well.
-
-    A frozen tensor changes only where a method's own phase sets it anew.
-    """
+    """Tensors of one method at one site: `trained` by the optimizer; `frozen` ones, stored too, only by a phase."""
 
     trained: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
     frozen: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
@@ -240,8 +237,7 @@ class Method:
         family: place in the taxonomy of Xu et al. 2023 (arXiv:2312.12148).
         citation: author, year, arXiv id.
         use_when: when to take it, to follow "use it".
-        lr_range: the learning rates worth tuning: around its paper's, widened where small bases and short runs
-            need higher ones.
+        lr_range: the learning rates worth tuning: around its paper's, wider for small bases and short runs.
         peft_type: the type its adapter files carry, or None.
         mergeable: whether the trained model can be written as weights of the base's own shapes.
         site_kinds: the kinds of sites it can attach to.
@@ -407,6 +403,11 @@ class Method:
 
     def lr_multiplier(self, parameter: str) -> float:
         """Factor on the trial's learning rate for a parameter of the adapter (its name within the site)."""
+        return 1.0
+
+    @property
+    def head_lr_multiplier(self) -> float:
+        """Factor on the trial's learning rate for the task's head."""
         return 1.0
 
     def decays(self, parameter: str, value: Tensor) -> bool:

@@ -212,6 +212,11 @@ class Combination(Method):
         key, _, name = parameter.partition("/")
         return next((part.method.lr_multiplier(name) for part in self.parts if part.key == key), 1.0)
 
+    @property
+    def head_lr_multiplier(self) -> float:
+        """The largest that a part asks for."""
+        return max(part.method.head_lr_multiplier for part in self.parts)
+
     def decays(self, parameter: str, value: Tensor) -> bool:
         """As its part says."""
         key, _, name = parameter.partition("/")

@@ -23,6 +23,7 @@ class MAMConfig(PrefixConfig, ParallelConfig):
     """Virtual tokens and the network that gives them; bottleneck of the adapter, its activation, dropout and factor."""
 
     num_virtual_tokens: int = Field(30, ge=1)
+    head_ratio: float = Field(1.0, gt=0)
     bottleneck: int = Field(512, ge=1)
 
 

@@ -4,7 +4,8 @@ Liu et al. 2021, "GPT understands, too", arXiv:2103.10385, section 3.2. `encoder
 one by one through a network of two hidden layers with ReLU; "lstm" is the paper's first form, token i being
 MLP([LSTM(e)_i; LSTM'(e)_i]) with a recurrent network in both directions. The former is the default, as in peft: it
 learnt in short runs in which the latter had hardly moved. Where the tokens stand is prompt tuning's; the paper's
-templates around them are a task's affair. The head reads [CLS] or the last real token.
+templates around them are a task's affair. The head reads [CLS] or the last real token, and learns `head_ratio` times as
+fast as the encoder, whose tokens move by many of its numbers at once.
 Trains the encoder and n times the width of the embeddings. PEFT type P_TUNING, which holds what the encoder gives;
 Remora's own file keeps the encoder, so that training can go on.
 """
@@ -36,11 +37,12 @@ def lstm_names() -> tuple[str, ...]:
 
 
 class _Config(MethodConfig):
-    """Number of virtual tokens, kind of the encoder and its hidden features (per direction)."""
+    """Number of virtual tokens, kind of the encoder and its hidden features (per direction), the head's ratio."""
 
-    num_virtual_tokens: int = Field(20, ge=1)
+    num_virtual_tokens: int = Field(8, ge=1)
     encoder: Literal["lstm", "mlp"] = "mlp"
     encoder_hidden: int = Field(256, ge=1)
+    head_ratio: float = Field(10.0, gt=0)
 
 
 @register("p-tuning")
@@ -50,7 +52,7 @@ class PTuning(PromptTuning):
     label: ClassVar[str] = "P-tuning"
     citation: ClassVar[str] = "Liu et al. 2021, arXiv:2103.10385"
     use_when: ClassVar[str] = "in place of prompt tuning where that learns too slowly"
-    lr_range: ClassVar[LogRange] = LogRange(1e-3, 1e-1)
+    lr_range: ClassVar[LogRange] = LogRange(3e-4, 1e-2)
     peft_type: ClassVar[str | None] = "P_TUNING"
     examples: ClassVar[tuple[dict[str, Any], ...]] = (
         {},

@@ -8,6 +8,8 @@ Trains 2 n kv numbers per layer, kv = key-value heads x features. PEFT type PREF
 
 from typing import Any, ClassVar
 
+from pydantic import Field
+
 from remora.methods.base import LogRange, MethodConfig
 from remora.methods.prefix_tuning import PrefixConfig, PrefixTuning
 from remora.methods.registry import register
@@ -16,7 +18,9 @@ from remora.methods.registry import register
 class _Config(PrefixConfig):
     """Number of virtual tokens, whether a network gives them, and its hidden features."""
 
+    num_virtual_tokens: int = Field(8, ge=1)
     reparameterize: bool = False
+    head_ratio: float = Field(1.0, gt=0)
 
 
 @register("p-tuning-v2")
@@ -26,7 +30,7 @@ class PTuningV2(PrefixTuning):
     label: ClassVar[str] = "P-tuning v2"
     citation: ClassVar[str] = "Liu et al. 2021, arXiv:2110.07602"
     use_when: ClassVar[str] = "with large bases or hard sequence tasks, as prompts in every layer"
-    lr_range: ClassVar[LogRange] = LogRange(3e-3, 3e-1)
+    lr_range: ClassVar[LogRange] = LogRange(2e-3, 1e-1)
     examples: ClassVar[tuple[dict[str, Any], ...]] = (
         {},
         {"num_virtual_tokens": 4, "reparameterize": True, "encoder_hidden": 8},

@@ -3,7 +3,8 @@
 Li and Liang 2021, "Prefix-tuning: optimizing continuous prompts for generation", arXiv:2101.00190, section 4.2; with
 `reparameterize` [K_l; V_l] = U_l tanh(W P + w) + u_l per virtual token, a network over a small matrix P whose first
 layer all layers share (section 4.3). The keys are a cache's: rotary positions are not applied to them, and a text's
-tokens take positions from n on. The head reads [CLS] or the last real token.
+tokens take positions from n on. The head reads [CLS] or the last real token, and learns `head_ratio` times as fast as
+the network, whose keys and values move by many of its numbers at once.
 Trains 2 n kv numbers per layer, kv = key-value heads x features; reparameterised 2 kv (h + 1) per layer and once
 (n + h) kv + h. PEFT type PREFIX_TUNING, which holds what the network gives; Remora's own file keeps the network.
 """
@@ -32,11 +33,12 @@ def draw_linear(outputs: int, inputs: int, rng: torch.Generator) -> tuple[Tensor
 
 
 class PrefixConfig(MethodConfig):
-    """Number of virtual tokens, whether a network gives them, and its hidden features."""
+    """Number of virtual tokens, whether a network gives them, its hidden features, and the head's ratio."""
 
-    num_virtual_tokens: int = Field(20, ge=1)
+    num_virtual_tokens: int = Field(8, ge=1)
     reparameterize: bool = True
     encoder_hidden: int = Field(512, ge=1)
+    head_ratio: float = Field(10.0, gt=0)
 
 
 @register("prefix-tuning")
@@ -47,7 +49,7 @@ class PrefixTuning(Method):
     family: ClassVar = "additive"
     citation: ClassVar[str] = "Li and Liang 2021, arXiv:2101.00190"
     use_when: ClassVar[str] = "to serve many tasks from one base without touching its weights"
-    lr_range: ClassVar[LogRange] = LogRange(5e-5, 1e-3)  # above, keys grow until attention sees nothing else
+    lr_range: ClassVar[LogRange] = LogRange(5e-5, 6e-4)  # above, keys grow until attention sees nothing else
     peft_type: ClassVar[str | None] = "PREFIX_TUNING"
     site_kinds: ClassVar[tuple[SiteKind, ...]] = ("kv",)
     identity_at_init: ClassVar[bool] = False
@@ -100,6 +102,11 @@ class PrefixTuning(Method):
             return state["prefix"]
         inside_NH = torch.tanh(F.linear(state["embedding"], state["inner"], state["inner_bias"]))
         return F.linear(inside_NH, state["outer"], state["outer_bias"])
+
+    @property
+    def head_lr_multiplier(self) -> float:
+        """The ratio that was set."""
+        return self.config.head_ratio
 
     def decays(self, parameter: str, value: Tensor) -> bool:
         """The network's matrices only: virtual tokens are inputs, not a linear map."""

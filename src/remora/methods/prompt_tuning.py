@@ -2,7 +2,9 @@
 
 Lester et al. 2021, "The power of scale for parameter-efficient prompt tuning", arXiv:2104.08691, section 2.
 The vectors take positions 0 .. n-1 and their share of the text budget; the head reads [CLS] or the last real token,
-never a virtual one. They may start from a text, such as the names of the classes (section 2.1).
+never a virtual one. They may start from a text, such as the names of the classes (section 2.1). A head, which the paper
+does without, learns `head_ratio` times as fast: at the tokens' rate it is still untrained when they have already moved
+what it reads.
 Trains n times the width of the embeddings. PEFT type PROMPT_TUNING.
 """
 
@@ -22,11 +24,14 @@ from remora.models.sites import Site, SiteKind
 
 
 class PromptConfig(MethodConfig):
-    """Number of virtual tokens, and their start: embeddings of random words, of `text`, or normal like them."""
+    """Number of virtual tokens, their start (embeddings of random words, of `text`, or normal like them), and how many
+    times as fast as they the head learns.
+    """
 
-    num_virtual_tokens: int = Field(20, ge=1)
+    num_virtual_tokens: int = Field(8, ge=1)
     init: Literal["vocabulary", "normal", "text"] = "vocabulary"
     text: str = ""
+    head_ratio: float = Field(10.0, gt=0)
 
     @model_validator(mode="after")
     def _text_is_for_init(self) -> Self:
@@ -43,7 +48,7 @@ class PromptTuning(Method):
     family: ClassVar = "additive"
     citation: ClassVar[str] = "Lester et al. 2021, arXiv:2104.08691"
     use_when: ClassVar[str] = "with large bases that serve many tasks in one batch; on small ones it learns slowly"
-    lr_range: ClassVar[LogRange] = LogRange(5e-3, 3e-1)
+    lr_range: ClassVar[LogRange] = LogRange(2e-3, 5e-2)
     peft_type: ClassVar[str | None] = "PROMPT_TUNING"
     site_kinds: ClassVar[tuple[SiteKind, ...]] = ("embedding",)
     identity_at_init: ClassVar[bool] = False
@@ -98,6 +103,11 @@ class PromptTuning(Method):
         assert rows.virtual_T is not None, "the pass holds no rows for the virtual tokens"
         prompt_TD = state["prompt"].to(y_TD.dtype)[rows.virtual_T.clamp_min(0)]
         return torch.where(rows.virtual_T[:, None] >= 0, prompt_TD, y_TD)
+
+    @property
+    def head_lr_multiplier(self) -> float:
+        """The ratio that was set."""
+        return self.config.head_ratio
 
     def decays(self, parameter: str, value: Tensor) -> bool:
         """Never: the rows are inputs, not a linear map."""

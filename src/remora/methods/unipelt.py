@@ -45,6 +45,7 @@ class UniPELTConfig(PrefixConfig):
     """
 
     num_virtual_tokens: int = Field(10, ge=1)
+    head_ratio: float = Field(1.0, gt=0)
     rank: int = Field(8, ge=1)
     bottleneck: int = Field(48, ge=1)
     activation: Activation = "relu"
