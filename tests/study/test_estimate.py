@@ -47,7 +47,7 @@ def test_time_is_tokens_at_what_they_cost(
     read = {name: size[name] * mean[name] for name in size}
     prompt = 2 * (3 * seen["train"] * 1e-3 + (4 * seen["validation"] + seen["test"]) * 2.5e-4)
     head = 2 * 3 * read["train"] * 1e-3 + sum(read.values()) * 2.5e-4  # its features once for the pack
-    untrained = (read["validation"] + read["test"]) * 2.5e-4
+    untrained = 2 * (read["validation"] + read["test"]) * 2.5e-4  # for each seed, as packs come in pairs
     slower = 1.0 if threads == 1 else 1.25 / (2 / 1.3)
     start = 1.0 if forks else 4.0 + 1.0  # a child begins with what has been imported
     solo = start + 8 * 16 * (mean["train"] + mean["train"] + virtual) * 1e-3

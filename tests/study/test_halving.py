@@ -20,7 +20,7 @@ from remora.results.store import read_result, write_result
 from remora.study import launch
 from remora.study.halving import halvings, rung_record
 from remora.study.leases import Ticket
-from remora.study.packs import PlannedPack, inseparable, plan_packs
+from remora.study.packs import Packing, PlannedPack, inseparable, plan_packs
 from remora.study.rows import UNTRAINED, StudyRow
 from remora.study.trials import PlannedTrial, TrialMaker
 from remora.study.tuning import choose_lr
@@ -143,7 +143,7 @@ def test_rivals_survive_the_way_to_a_worker() -> None:
 
 def test_rivals_share_a_pack_and_whole_rows_fill_it() -> None:
     trials = [*loners("u", 5), *(trial for label in "abc" for trial in rivals(label, 2)), *rivals("f", 3, "full")]
-    packs = plan_packs(trials, 4)
+    packs = plan_packs(trials, Packing(slots=4))
     assert [ids(pack.trials) for pack in packs] == [
         ["f0", "f1", "f2"],
         ["a0", "a1", "b0", "b1"],
@@ -156,12 +156,12 @@ def test_rivals_share_a_pack_and_whole_rows_fill_it() -> None:
 
 @pytest.mark.parametrize("slots", [1, 2, 3])
 def test_a_row_with_more_trials_than_slots_is_one_pack(slots: int) -> None:
-    packs = plan_packs([*rivals("a", 4), *rivals("b", 4)], slots)
+    packs = plan_packs([*rivals("a", 4), *rivals("b", 4)], Packing(slots=slots))
     assert [ids(pack.trials) for pack in packs] == [["a0", "a1", "a2", "a3"], ["b0", "b1", "b2", "b3"]]
 
 
 def test_without_rivals_packs_are_as_before() -> None:
-    packs = plan_packs(loners("t", 10), 4)
+    packs = plan_packs(loners("t", 10), Packing(slots=4))
     assert [len(pack.trials) for pack in packs] == [4, 3, 3]
     assert [unit[0].spec.id for unit in inseparable(loners("t", 3))] == ["t0", "t1", "t2"]
 

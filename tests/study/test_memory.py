@@ -37,7 +37,8 @@ def test_a_pass_is_as_long_as_its_batches_can_become() -> None:
 
 
 def test_a_pack_keeps_what_its_lanes_keep_and_one_pass(configure: Configure) -> None:
-    context, rows = opened(configure, methods=["lora", "vera"], protocol={"seeds": 1, "lr": 1e-3})
+    sections = {"protocol": {"seeds": 1, "lr": 1e-3}, "engine": {"lanes": 4}}
+    context, rows = opened(configure, methods=["lora", "vera"], **sections)
     probe = round_probe(context)
     probe = replace(probe, rows={**probe.rows, "VeRA": row_probe(kept=5 * MB, bytes_per_token=MB)})
     stages = plan_stages(context, rows)

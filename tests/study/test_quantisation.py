@@ -12,7 +12,7 @@ from remora.models.frozen_linear import NF4Linear
 from remora.results.schema import Costs, Study
 from remora.results.store import COSTS_FILE, STUDY_FILE, read_record, read_result
 from remora.study.context import StudyContext, open_context
-from remora.study.packs import plan_packs
+from remora.study.packs import Packing, plan_packs
 from remora.study.probe import run_probe
 from remora.study.rows import study_rows
 from remora.study.trials import PlannedTrial, TrialMaker
@@ -62,13 +62,15 @@ def test_packs_hold_trials_of_one_base(configure: Configure) -> None:
     maker = TrialMaker(context)
     rows = [row for row in study_rows(context.config, context.base) if row.method is not None]
     trials = [trial for row in rows for trial in maker.final(row, 1e-3)]
-    packs = plan_packs(trials, 4)
+    packs = plan_packs(trials, Packing(slots=4))
     assert sorted(trial.spec.id for pack in packs for trial in pack.trials) == sorted(t.spec.id for t in trials)
     held = [{trial.quantization for trial in pack.trials} for pack in packs]
     assert all(len(kinds) == 1 for kinds in held)
     assert {"nf4"} in held
     without = [trial for trial in trials if trial.spec.method != "qlora"]
-    assert [pack for pack in packs if pack.trials[0].quantization == "none"] == list(plan_packs(without, 4))
+    assert [pack for pack in packs if pack.trials[0].quantization == "none"] == list(
+        plan_packs(without, Packing(slots=4))
+    )
 
 
 @pytest.mark.parametrize("methods", [["lora"], ["lora", "full"]])
