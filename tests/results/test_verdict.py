@@ -34,6 +34,12 @@ def test_an_undecided_study_says_what_would_decide(comparison: Path) -> None:
     assert any(step.startswith("accept a wider margin: --margin") for step in advice.next_steps)
 
 
+def test_a_margin_that_calls_everything_equal_is_no_advice(tmp_path: Path) -> None:
+    advice = summarise(build_run(tmp_path / "run", rows=(FULL, LORA), num_seeds=2, num_test=12)).recommendation
+    assert not advice.decidable
+    assert not any("--margin" in step for step in advice.next_steps)
+
+
 @pytest.mark.parametrize(
     ("prefer", "why"), [("size", "it trains the fewest parameters"), ("speed", "it has the shortest training step")]
 )

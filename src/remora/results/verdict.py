@@ -35,6 +35,8 @@ WORTH = {
 NEGLIGIBLE = 0.0005
 # More seeds than this are no advice.
 MAX_SEEDS = 50
+# A margin beyond ten points (a fraction) calls methods equal that are not: no advice either.
+WIDEST_MARGIN = 0.1
 
 
 def recommend(judged: Judgement, rows: Sequence[Row], data: DataInfo, protocol: ProtocolInfo) -> Recommendation:
@@ -202,8 +204,8 @@ def next_steps(judged: Judgement) -> tuple[str, ...]:
     if judged.need_items and not judged.need_both:
         steps.append(f"label more test rows: about {number(two_digits(judged.need_items))} in all")
     within = {label: judged.losses[label] for label in judged.best_set if label in judged.losses}
-    if within and judged.reason == "undecided":
-        least = min(within.values())
+    least = min(within.values(), default=math.inf)
+    if judged.reason == "undecided" and least <= WIDEST_MARGIN:
         winners = [label for label, loss in within.items() if loss == least]
         answer = f", and the answer is {shown(winners[0])}" if len(winners) == 1 else ""
         steps.append(f"accept a wider margin: --margin {math.ceil(1000 * least) / 10:g} decides{answer}")
