@@ -64,7 +64,10 @@ def test_computes_its_formula(arch: str, case: Case, monkeypatch: pytest.MonkeyP
 @every_cell
 def test_bfloat16_stays_near_float64(arch: str, case: Case) -> None:
     """A base in bfloat16 rounds; an adapter that lost its precision or its gradients would end far away."""
-    trial = spec(case.name, case.without_dropout(), batch_size=8, warmup=0.0, lr=1e-3, base_dropout=False)
+    settings = case.without_dropout()
+    if "head_ratio" in settings:
+        settings["head_ratio"] = 1.0  # a head that learns faster multiplies the rounding of what it reads
+    trial = spec(case.name, settings, batch_size=8, warmup=0.0, lr=1e-3, base_dropout=False)
     exact, rounded = (
         run(case.base(arch, dtype), toy_data(EXAMPLES), [trial])[trial.id] for dtype in (torch.float64, torch.bfloat16)
     )
