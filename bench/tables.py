@@ -83,6 +83,26 @@ def scaling_tables(found: dict[str, Any]) -> str:
     )
 
 
+EVALUATION = """## Evaluating lanes
+
+Made by `python -m bench.evaluation`: the adapters of four LoRA trials read the same rows one by one, and all four in
+each pass; passes of 4,096 tokens in both, one thread, in turn, medians. Remora evaluates one by one: together nothing
+is shared, and an adapter's predictions would depend on its neighbours in their last bits.
+
+"""
+
+
+def evaluation_table(found: Sequence[dict[str, Any]]) -> str:
+    """Rows a second both ways, and how many times longer one by one takes."""
+    rows: list[list[str]] = []
+    for each in found:
+        ratios = [apart / joint for apart, joint in zip(each["apart"], each["together"], strict=True)]
+        read = each["lanes"] * each["rows"]
+        speeds = [f"{read / statistics.median(each[how]):.0f}" for how in ("apart", "together")]
+        rows.append([each["data"], str(each["rows"]), *speeds, f"{statistics.median(ratios):.2f}"])
+    return table(["data", "rows", "one by one, rows/s", "together, rows/s", "time one by one / together"], rows)
+
+
 def write_tables(results: Path, docs: Path, names: Sequence[str]) -> str:
     """Write docs/benchmarks.md and docs/benchmarks.svg from the result files that exist.
 
@@ -109,6 +129,9 @@ def write_tables(results: Path, docs: Path, names: Sequence[str]) -> str:
     scaling = results / "scaling.json"
     if scaling.is_file():
         parts.append(SCALING + scaling_tables(json.loads(scaling.read_text(encoding="utf-8"))))
+    evaluation = results / "evaluation.json"
+    if evaluation.is_file():
+        parts.append(EVALUATION + evaluation_table(json.loads(evaluation.read_text(encoding="utf-8"))))
     on_gpu = results / "gpu.json"
     parts.append(gpu_section(json.loads(on_gpu.read_text(encoding="utf-8")) if on_gpu.is_file() else None))
     text = "\n".join(parts)

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from bench.tables import scaling_tables, write_tables
+from bench.tables import evaluation_table, scaling_tables, write_tables
 
 
 def turn(rate: float) -> dict[str, Any]:
@@ -89,3 +89,8 @@ def test_growth_is_told_per_example() -> None:
     text = scaling_tables(found)
     assert "| 400 | 4.40 | 11.00 | 1.100 |" in text
     assert "64 lanes in one pack: 3000 examples in 10.0 s, 300 examples/s on one core, 1024 MiB" in text
+
+
+def test_evaluation_is_told_in_rows_a_second() -> None:
+    found = [{"data": "sst2", "lanes": 4, "rows": 100, "apart": [2.0, 1.0, 4.0], "together": [1.0, 1.0, 4.0]}]
+    assert "| sst2 | 100 | 200 | 400 | 1.00 |" in evaluation_table(found)
