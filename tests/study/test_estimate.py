@@ -50,7 +50,7 @@ def test_time_is_tokens_at_what_they_cost(
     untrained = 2 * (read["validation"] + read["test"]) * 2.5e-4  # for each seed, as packs come in pairs
     slower = 1.0 if threads == 1 else 1.25 / (2 / 1.3)
     start = 1.0 if forks else 4.0 + 1.0  # a child begins with what has been imported
-    solo = start + 8 * 16 * (mean["train"] + mean["train"] + virtual) * 1e-3
+    solo = start + 2 * 8 * 16 * (mean["train"] + mean["train"] + virtual) * 1e-3
     fixed = 4.0 + 1.0 + start + 2.0 + 4.0 + 6 * 0.1
     plan = estimate(context, rows, probe)
     assert plan.seconds == pytest.approx(slower * (prompt + head + untrained) + solo + fixed)

@@ -13,7 +13,7 @@ from remora.results.schema import RowCost
 from remora.study.context import open_context
 from remora.study.processes import process_environment
 from remora.study.rows import study_rows
-from remora.study.solo import NUM_STEPS, Solo
+from remora.study.solo import NUM_STEPS, Solo, faster, in_turns
 from remora.study.trials import PlannedTrial, TrialMaker
 from tests.moods import write_data, write_model
 
@@ -100,3 +100,10 @@ def test_pages_of_files_are_counted_by_place() -> None:
     pages = file_pages()
     assert sum(pages.values()) == pytest.approx(resident().shared, rel=0.3)
     assert len(pages) > 20
+
+
+def test_rows_take_turns_and_the_faster_turn_counts() -> None:
+    assert in_turns(["a", "b", "c"]) == ["a", "b", "c", "c", "b", "a"]
+    slow, fast, failed = RowCost(step_seconds=2.0), RowCost(step_seconds=1.0), RowCost()
+    assert faster(slow, fast) == faster(fast, slow) == faster(fast, failed) == faster(failed, fast) == fast
+    assert faster(failed, failed) == failed

@@ -46,7 +46,8 @@ def costs(summary: StudySummary, drawn: Drawings) -> Section:
         "on disk",
     ]
     lead = "Trained parameters are split into adapter, head and weights of the base trained in place. "
-    lead += "A step is one training step of a single trial with the whole machine, measured after training."
+    lead += "A step is one training step of a single trial with the whole machine, measured after training; of two "
+    lead += "turns the faster."
     foot = "Training time is derived: steps × step. Time spent in this study was shared by the trials that trained "
     foot += "together. Loading, evaluation and tuning are not in it."
     if summary.study_seconds is not None:

@@ -61,7 +61,7 @@ from remora.study.progress import Progress, Teller
 from remora.study.record import record_failure, record_majority
 from remora.study.resident import free_bytes
 from remora.study.rows import MAJORITY, UNTRAINED, StudyRow, reference_row, study_rows
-from remora.study.solo import Solo
+from remora.study.solo import Solo, faster, in_turns
 from remora.study.stages import plan_stages
 from remora.study.trials import TUNING_SEED, PlannedTrial, TrialMaker
 from remora.study.tuning import choose_lr
@@ -302,15 +302,17 @@ class _Run:
         before = read_record(path, Costs) if path.is_file() else None
         known = dict(before.rows) if before is not None else {}
         rows = [row for row in self.rows if row.method is not None and row.label not in known]
-        self.progress.stage("measuring", len(rows))
+        turns = in_turns(rows)
+        self.progress.stage("measuring", len(turns))
         with Solo(self.run_dir, available_cores(), self.start) as solo:
-            for row in rows:
+            for row in turns:
                 self.progress.trial_started(row.label)
                 cost = solo.measure(TrialMaker(self.context).final(row, row.lrs[0])[0])
-                if cost == RowCost():
-                    self.progress.note(f"{row.label}: its cost could not be measured")
-                known[row.label] = cost
+                known[row.label] = faster(cost, known.get(row.label, RowCost()))
                 self.progress.trial_finished(row.label, "done", None)
+        for row in rows:
+            if known[row.label] == RowCost():
+                self.progress.note(f"{row.label}: its cost could not be measured")
         total = seconds + (before.study_seconds if before is not None else 0.0)
         costs = Costs(
             machine=describe_machine(self.context.base.dtype, self.context.config.engine),

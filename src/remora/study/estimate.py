@@ -20,6 +20,7 @@ from remora.study.probe import Probe, RowProbe
 from remora.study.processes import can_fork
 from remora.study.rows import StudyRow
 from remora.study.solo import NUM_STEPS as SOLO_STEPS
+from remora.study.solo import ROUNDS as SOLO_ROUNDS
 from remora.study.stages import plan_stages
 
 _IMPORT_SECONDS = 4.0
@@ -78,7 +79,7 @@ def estimate(context: StudyContext, rows: Sequence[StudyRow], probe: Probe, trai
     cores = available_cores()
     seconds += start * len({context.quantization_for(row.method) for row in rows if row.method is not None})
     for row in probe.rows.values():
-        steps = SOLO_STEPS * context.config.protocol.batch_size * work.tokens("train", row, 1)
+        steps = SOLO_ROUNDS * SOLO_STEPS * context.config.protocol.batch_size * work.tokens("train", row, 1)
         seconds += steps * row.seconds / _speed(cores)
     return StudyPlan(
         num_trials=sum(trial.purpose != "baseline" for trial in (*stages.first, *stages.final)),

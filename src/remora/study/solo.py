@@ -2,13 +2,15 @@
 
 Run as ``python -m remora.study.solo RUN_DIR --threads N`` by `study.processes`: takes planned trials as JSON lines on
 standard input, one after the other, and prints one JSON object for each. Loading, evaluation and the first steps are
-outside what is measured. On Linux each trial has a child that begins with what the process has imported and opened
-(starting Python takes longer than the steps); elsewhere, and on GPUs, which no child may use once its parent has, a
-process of its own.
+outside what is measured. Rows take turns (`ROUNDS`), and the faster turn counts: whatever else the machine does can
+only slow a step, and it must not slow one row alone. On Linux each trial has a child that begins with what the process
+has imported and opened (starting Python takes longer than the steps); elsewhere, and on GPUs, which no child may use
+once its parent has, a process of its own.
 """
 
 import argparse
 import json
+import math
 import os
 import statistics
 import sys
@@ -18,7 +20,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, TextIO
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO, TypeVar
 
 from remora.results.schema import MemoryBreakdown, MemorySample, RowCost
 from remora.study.processes import Process, Start, die_with, spawn
@@ -27,9 +29,13 @@ from remora.study.trials import PlannedTrial
 if TYPE_CHECKING:
     from remora.study.context import StudyContext
 
+Row = TypeVar("Row")
+
 _WARM_UP = 2
 _STEPS = 6
 NUM_STEPS = _WARM_UP + _STEPS
+ROUNDS = 2
+"""Turns of each row; every other round goes backwards."""
 
 
 class Solo:
@@ -91,6 +97,16 @@ class Solo:
                 with suppress(BrokenPipeError):
                     stream.close()
             self._process = None
+
+
+def in_turns(rows: Sequence[Row]) -> list[Row]:
+    """The order in which rows are measured."""
+    return [row for number in range(ROUNDS) for row in (rows[::-1] if number % 2 else rows)]
+
+
+def faster(one: RowCost, other: RowCost) -> RowCost:
+    """The measurement with the shorter step; one that failed has none."""
+    return min(one, other, key=lambda cost: math.inf if cost.step_seconds is None else cost.step_seconds)
 
 
 class _Watch:
