@@ -1,8 +1,11 @@
 """Known states at the bottom of the stack: the same numbers as computing everything, and really not computed again."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 
+from remora.data.order import permutation
 from remora.engine import features, stack
 from remora.engine.driver import Driver
 from remora.engine.features import FeatureCache
@@ -25,13 +28,18 @@ def upper(base: Base, layer: int = 1) -> dict[str, object]:
     return {"targets": tuple(chosen), "dropout": 0.0}
 
 
-def passes_of_bottom_layer(monkeypatch: pytest.MonkeyPatch, base: Base, fields: dict[str, object]) -> list[int]:
+def passes_of_bottom_layer(base: Base, fields: dict[str, object]) -> list[int]:
     """Rows with which the lowest layer's own forward was run, pass by pass, while one trial trained."""
+    return rows_of_bottom_layer(base, lambda: run(base, DATA, [spec("lora", upper(base), **fields)]))
+
+
+def rows_of_bottom_layer(base: Base, work: Callable[[], object]) -> list[int]:
+    """Rows with which the lowest layer's own forward was run meanwhile, pass by pass."""
     seen: list[int] = []
     bottom = base.model.get_submodule(base.arch.layer_paths(base.config)[0].path)
     linear = next(module for module in bottom.modules() if isinstance(module, torch.nn.Linear))
     handle = linear.register_forward_hook(lambda module, args, output: seen.append(output.shape[-2]))
-    run(base, DATA, [spec("lora", upper(base), **fields)])
+    work()
     handle.remove()
     return seen
 
@@ -62,19 +70,34 @@ def curve(outcome: TrialOutcome) -> list[float]:
 def test_layers_below_are_run_once_per_split(monkeypatch: pytest.MonkeyPatch) -> None:
     base = tiny_base("bert")
     tokens = {name: sum(map(len, DATA.split(name, 0).ids)) for name in ("train", "validation")}
-    seen = passes_of_bottom_layer(monkeypatch, base, {"base_dropout": False, "epochs": 3, "curve": True})
+    seen = passes_of_bottom_layer(base, {"base_dropout": False, "epochs": 3, "curve": True})
     assert sum(seen) == tokens["train"] + tokens["validation"]
     monkeypatch.setattr(features, "MOST_BYTES", 0)
-    seen = passes_of_bottom_layer(monkeypatch, base, {"base_dropout": False, "epochs": 3, "curve": True})
+    seen = passes_of_bottom_layer(base, {"base_dropout": False, "epochs": 3, "curve": True})
     assert sum(seen) == 3 * tokens["train"] + 4 * tokens["validation"]
 
 
-def test_with_dropout_in_the_base_every_step_runs_all_layers(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = passes_of_bottom_layer(monkeypatch, tiny_base("bert"), {"epochs": 3, "splits": ()})
+def test_a_head_that_sees_part_of_the_data_has_no_more_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of ten examples it sees six, once; its numbers are those of a trial that has all rows at hand."""
+    base = tiny_base("bert", torch.float64)
+    limited = spec("head", {}, batch_size=2, epochs=2, max_steps=3, splits=())
+    order = permutation(limited.seed, 0, 10)[:6]
+    train = DATA.split("train", 0)
+    results: list[TrialOutcome] = []
+    seen = rows_of_bottom_layer(base, lambda: results.append(run(base, DATA, [limited])[limited.id]))
+    assert sum(seen) == sum(len(train.ids[i]) for i in order)
+    monkeypatch.setattr(Lane, "seen", None)
+    seen = rows_of_bottom_layer(base, lambda: results.append(run(base, DATA, [limited])[limited.id]))
+    assert sum(seen) == sum(map(len, train.ids))
+    assert largest_difference(*results) < 1e-12
+
+
+def test_with_dropout_in_the_base_every_step_runs_all_layers() -> None:
+    seen = passes_of_bottom_layer(tiny_base("bert"), {"epochs": 3, "splits": ()})
     assert sum(seen) == 3 * sum(map(len, DATA.split("train", 0).ids))
     llama = tiny_base("llama")
     assert not llama.has_dropout
-    seen = passes_of_bottom_layer(monkeypatch, llama, {"epochs": 3, "splits": ()})
+    seen = passes_of_bottom_layer(llama, {"epochs": 3, "splits": ()})
     assert sum(seen) == sum(map(len, DATA.split("train", 0).ids))
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.optim import adam, optimizer
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from remora.engine import hashing, layout, loop, low_rank, transfer
+from remora.engine import features, hashing, layout, loop, low_rank, transfer
 from remora.engine.driver import Driver
 from remora.engine.features import FeatureCache
 from remora.engine.lanes import Lane
@@ -171,7 +171,7 @@ def device_without_values(monkeypatch: pytest.MonkeyPatch) -> OnlyByTransfer:
         finally:
             watch.inside -= 1
 
-    for module in (hashing, layout, loop, low_rank):
+    for module in (features, hashing, layout, loop, low_rank):
         monkeypatch.setattr(module, "to_device", counted)
     fused = optimizer._get_fused_kernels_supported_devices
     for module in (adam, optimizer):

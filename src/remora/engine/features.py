@@ -67,6 +67,7 @@ class FeatureCache:
         self._driver = driver
         self._data = data
         self._rows: dict[str, Tensor] = {}
+        self._seen: dict[bytes, tuple[np.ndarray, Tensor]] = {}
         self._prefixes: dict[str, Prefix] = {}
 
     def rows(self, split: str) -> Tensor:
@@ -74,6 +75,28 @@ class FeatureCache:
         if split not in self._rows:
             self._rows[split] = base_rows(self._driver, self._data.split(split, 0))
         return self._rows[split]
+
+    def training_rows(self, chosen: np.ndarray, seen: np.ndarray | None) -> Tensor:
+        """(R, D) rows of some training examples.
+
+        Args:
+            chosen: examples, in the order wanted.
+            seen: ascending, all examples that the trial ever sees, `chosen` among them, where that is a part of the
+                split: the others are not computed. None for the whole split. What is computed together depends on the
+                trial alone, so a trial's numbers do not depend on which others ran before it.
+        """
+        train = self._data.split("train", 0)
+        numbers = train.rows(train.sequences(chosen))
+        if seen is None:
+            every = self.rows("train")
+        else:
+            key = seen.tobytes()
+            if key not in self._seen:
+                known = train.rows(train.sequences(seen))
+                self._seen[key] = known, base_rows(self._driver, train.subset(seen))
+            known, every = self._seen[key]
+            numbers = np.searchsorted(known, numbers)
+        return every[to_device(numbers, every.device)]
 
     def prefix(self, split: str, layer: int) -> Prefix | None:
         """The states of a split that enter a layer, kept until another layer is asked for.

@@ -149,6 +149,13 @@ class Lane:
         size = self.spec.batch_size
         return self._permutation[1][at * size : (at + 1) * size]
 
+    @cached_property
+    def seen(self) -> np.ndarray | None:
+        """Training examples that the trial ever sees, ascending; None for all of them."""
+        if self.num_steps >= self.steps_per_epoch:
+            return None
+        return np.sort(permutation(self.spec.seed, 0, len(self.train))[: self.num_steps * self.spec.batch_size])
+
     @property
     def uses_features(self) -> bool:
         """Whether the base's output never changes while it trains: no adapter, base dropout off."""

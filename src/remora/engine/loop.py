@@ -317,9 +317,8 @@ def _gradients(
 
 def _features_step(data: TrialData, lane: Lane, features: FeatureCache) -> Tensor:
     chosen = lane.indices()
-    every = features.rows("train")
     train = lane.train
-    rows = every[to_device(train.rows(train.sequences(chosen)), every.device)]
+    rows = features.training_rows(chosen, lane.seen)
     targets = to_device(train.targets[chosen], rows.device)
     next_N = train.next_of(train.sequences(chosen), rows.device)
     losses = data.task.loss(train.logits(lane.outputs(rows, None, None, next_N), chosen), targets)
