@@ -109,6 +109,11 @@ class Driver:
                 self._override(module, self._dropout_forward(name, module))
             elif kernel := kernel_name(module):
                 self._override(module, _activation_forward(module.forward, kernel))
+        self.embedding = _plain_embedding(base.model) if self.device.type == "cpu" else None
+        """Name of the table of tokens' embeddings where trained values of it may come as they are (`forward`)."""
+        if self.embedding is not None:
+            table = self._modules[self.embedding.removesuffix(".weight")]
+            self._override(table, _embedding_forward(table, base.dtype))
         if base.arch.decoder is not None:
             encoder = self._modules[base.arch.decoder.encoder]
             self._override(encoder, on_source(self._current, encoder.forward))
@@ -231,7 +236,8 @@ class Driver:
         Args:
             layout: the pass.
             adapters: one per lane of the pass.
-            params: replaces the backbone's own tensors by name (full fine-tuning).
+            params: replaces the backbone's own tensors by name (full fine-tuning), in the compute dtype; the one named
+                `embedding` in any, since only the rows of tokens that occur are read from it.
 
         Returns:
             (T, D) in the base's compute dtype; of an encoder-decoder those of the decoder.
@@ -521,6 +527,25 @@ def _norm_with(module: nn.Module, weights: SiteWeights, x_TD: Tensor) -> Tensor:
     twin = copy.copy(module)
     vars(twin).update(weight=weights.weight, bias=weights.bias)  # found before the module's own parameters
     return type(module).forward(twin, x_TD.to(weights.weight.dtype))
+
+
+def _plain_embedding(model: nn.Module) -> str | None:
+    """Name of the table that tokens are looked up in; None where anything else is done with it, or it is scaled."""
+    table: Any = model.get_input_embeddings()  # type: ignore[operator]
+    users = [name for name, module in model.named_modules() if getattr(module, "weight", None) is table.weight]
+    return f"{users[0]}.weight" if type(table) is nn.Embedding and len(users) == 1 else None
+
+
+def _embedding_forward(table: Any, dtype: torch.dtype) -> Forward:
+    """Looking tokens up in trained values: rows are cast, not the table, and only they have a gradient."""
+    frozen, original = table.weight, table.forward
+
+    def forward(ids: Tensor) -> Tensor:
+        if table.weight is frozen:
+            return original(ids)
+        return nn.functional.embedding(ids, table.weight, table.padding_idx, sparse=True).to(dtype)
+
+    return forward
 
 
 def _activation_forward(original: Forward, kernel: str) -> Forward:

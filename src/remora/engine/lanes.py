@@ -205,14 +205,13 @@ class Lane:
         )
 
     def compute_params(self) -> Mapping[str, Tensor] | None:
-        """The backbone's tensors in the compute dtype, when this lane trains its own."""
+        """The backbone's tensors as passes take them (`Driver.forward`), when this lane trains its own."""
         if not self.base_params:
             return None
-        prefix, dtype = self._driver.base.arch.hf_prefix, self._driver.base.dtype
+        prefix, dtype, uncast = self._driver.base.arch.hf_prefix, self._driver.base.dtype, self._driver.embedding
         pooler = self._driver.base.pooler
-        return {
-            name.removeprefix(prefix): value.to(dtype) for name, value in self.base_params.items() if name not in pooler
-        }
+        named = {name.removeprefix(prefix): value for name, value in self.base_params.items() if name not in pooler}
+        return {name: value if name == uncast else value.to(dtype) for name, value in named.items()}
 
     def outputs(
         self, rows_ND: Tensor, layout: Layout | None, row_numbers_N: Tensor | None, next_N: Tensor | None = None
