@@ -56,7 +56,7 @@ def spec(method: str, settings: dict[str, Any] | None = None, **fields: Any) -> 
 
 
 def run(
-    base: Base, data: TrialData, specs: Sequence[TrialSpec], *, slots: int = 8, tokens_per_pass: int = 1600
+    base: Base, data: TrialData, specs: Sequence[TrialSpec], *, slots: int = 8, tokens_per_pass: int = 2400
 ) -> dict[str, TrialOutcome]:
     """Outcomes by trial id."""
     with Driver(base) as driver:

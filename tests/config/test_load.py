@@ -48,7 +48,7 @@ def test_defaults() -> None:
     assert (study.model.id, study.data.path, study.kind, study.methods) == ("minilm", "helpdesk", "compare", ())
     assert study.protocol == ProtocolConfig()
     assert (study.protocol.seeds, study.protocol.tuning_trials, study.protocol.warmup) == (5, 4, 0.06)
-    assert study.engine.pass_tokens == 1600
+    assert study.engine.pass_tokens == 2400
 
 
 def test_everything_wrong_is_told_at_once_in_the_order_of_the_file(tmp_path: Path) -> None:

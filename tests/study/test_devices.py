@@ -87,7 +87,7 @@ def test_the_machine_is_described_as_it_was_used() -> None:
 
 
 def test_the_plan_depends_on_the_device_and_on_nothing_measured() -> None:
-    assert (CPU.pass_tokens, AUTO.pass_tokens, CUDA.pass_tokens) == (1600, 1600, 16384)
+    assert (CPU.pass_tokens, AUTO.pass_tokens, CUDA.pass_tokens) == (2400, 2400, 16384)
     assert EngineConfig(device="cuda", tokens_per_pass=4096).pass_tokens == 4096
     assert packing(CPU, 16, 13) == Packing(slots=4, multiple=2)
     assert [packing(CUDA, 16, length) for length in (13, 64, 5000)] == [Packing(slots=n) for n in (64, 16, 1)]

@@ -29,11 +29,11 @@ def opened(configure: Configure, **sections: Any) -> tuple[StudyContext, tuple[S
 def test_a_pass_is_as_long_as_its_batches_can_become() -> None:
     lengths = np.array([10, 20, 30])
     spread = float(np.sqrt(200 / 3))
-    assert largest_pass(lengths, 16, 1600) == int(np.ceil(16 * 20 + 3 * 4 * spread))
+    assert largest_pass(lengths, 16, 2400) == int(np.ceil(16 * 20 + 3 * 4 * spread))
     assert largest_pass(lengths, 16, 300) == 300
-    assert largest_pass(lengths, 1, 1600) == 30
+    assert largest_pass(lengths, 1, 2400) == 30
     assert largest_pass(lengths, 64, 7) == 30
-    assert largest_pass(np.full(5, 12), 4, 1600) == 48
+    assert largest_pass(np.full(5, 12), 4, 2400) == 48
 
 
 def test_a_pack_keeps_what_its_lanes_keep_and_one_pass(configure: Configure) -> None:
@@ -44,7 +44,7 @@ def test_a_pack_keeps_what_its_lanes_keep_and_one_pass(configure: Configure) -> 
     stages = plan_stages(context, rows)
     full, shared = stages.packs()[-1]
     lengths = context.encoded("train").lengths
-    one, three = largest_pass(lengths, 16, 1600), largest_pass(lengths, 48, 1600)
+    one, three = largest_pass(lengths, 16, 2400), largest_pass(lengths, 48, 2400)
     assert [trial.label for trial in full.trials] == ["full fine-tuning"]
     assert pack_memory(context, full, probe) == 100 * MB + 25 * MB + 2 * (1024 * one + MB)
     weights = replace(probe.rows["full fine-tuning"], copies=40 * MB)
@@ -60,7 +60,7 @@ def test_the_peak_counts_what_is_shared_once(configure: Configure) -> None:
     context, rows = opened(configure, **sections)
     probe = round_probe(context)
     lengths = context.encoded("train").lengths
-    worker = 300 * MB + 145_000_000 + 125 * MB + 2 * (1024 * largest_pass(lengths, 16, 1600) + MB)
+    worker = 300 * MB + 145_000_000 + 125 * MB + 2 * (1024 * largest_pass(lengths, 16, 2400) + MB)
     assert peak_memory(context, rows, probe) == 200 * MB + 300 * MB + 2 * worker
     alone = replace(context, config=context.config.model_copy(update={"engine": EngineConfig(workers=1)}))
     assert peak_memory(alone, rows, probe) == 200 * MB + 300 * MB + worker
@@ -86,9 +86,9 @@ def test_passes_shrink_then_workers_go_then_passes_shrink_further(configure: Con
     tokens = [size for size, _ in seen]
     assert tokens == sorted(tokens, reverse=True)
     assert workers == sorted(workers, key=lambda count: -(count or 0))
-    assert {size for size, count in seen if count == 3} <= {1600, 800, 400}
-    assert {size for size, count in seen if count == 2} == {400}
-    assert {size for size, count in seen if count == 1} > {400}
+    assert {size for size, count in seen if count == 3} <= {2400, 1200, 600}
+    assert {size for size, count in seen if count == 2} == {600}
+    assert {size for size, count in seen if count == 1} > {600}
     assert min(tokens) >= longest
     assert words[-1] == "workers from 3 to 1"
 
@@ -139,8 +139,8 @@ def test_reductions_are_recorded_and_kept_on_resume(
     with pytest.raises(StoppedError):
         api.run_study(config, run_dir, progress=told)
     written = read_study(run_dir / "study.yaml")
-    assert (written.engine.tokens_per_pass, written.engine.workers, written.engine.lanes) == (400, 1, 4)
-    words = ("tokens per pass from 1600 to 400", "workers from 2 to 1")
+    assert (written.engine.tokens_per_pass, written.engine.workers, written.engine.lanes) == (600, 1, 4)
+    words = ("tokens per pass from 2400 to 600", "workers from 2 to 1")
     assert read_record(run_dir / STUDY_FILE, Study).reductions == words
     assert [f"to fit the memory: {word}" for word in words] == told.notes[1:]
 

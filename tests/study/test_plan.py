@@ -99,7 +99,7 @@ def test_packs_depend_on_the_trials_alone_and_hold_each_once() -> None:
 
 def test_long_texts_make_small_packs() -> None:
     engine = EngineConfig()
-    assert [packing(engine, 16, length).slots for length in (13, 50, 256)] == [4, 2, 1]
+    assert [packing(engine, 16, length).slots for length in (13, 50, 256)] == [4, 3, 1]
     assert packing(EngineConfig(lanes=7), 16, 256) == Packing(slots=7)
 
 

@@ -167,8 +167,8 @@ class ProtocolConfig(Settings):
     budget_seconds: Annotated[float, Field(gt=0)] | None = None
 
 
-PASS_TOKENS = {"cpu": 1600, "cuda": 16384}
-"""Tokens of a pass: beyond 1,600 activations leave a CPU's caches; a GPU needs many rows to be filled."""
+PASS_TOKENS = {"cpu": 2400, "cuda": 16384}
+"""Tokens of a pass: far beyond 2,400 activations leave a CPU's caches; a GPU needs many rows to be filled."""
 
 
 class EngineConfig(Settings):

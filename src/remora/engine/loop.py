@@ -61,7 +61,7 @@ def run_pack(
     specs: Sequence[TrialSpec],
     *,
     slots: int,
-    tokens_per_pass: int = 1600,
+    tokens_per_pass: int = 2400,
     parts: int = 1,
     read_every: int | None = None,
     halvings: Sequence[Halving] = (),
