@@ -100,7 +100,14 @@ CASES = (
     Case(name="single-imdb", data="imdb", trials=lora_trials(1), max_steps=24, warmup_steps=4),
     Case(name="dora", data="sst2", trials=one_trial("dora")),
     Case(name="head", data="sst2", trials=one_trial("head")),
-    Case(name="comparison", data="sst2", trials=comparison_trials(), max_steps=24, warmup_steps=0, side_by_side=True),
+    *(
+        Case(name=name, data=data, trials=comparison_trials(), max_steps=steps, warmup_steps=0, side_by_side=True)
+        for name, data, steps in (
+            ("comparison", "sst2", 24),
+            ("comparison-mrpc", "mrpc", 24),
+            ("comparison-imdb", "imdb", 8),
+        )
+    ),
     Case(name="smollm2", data="imdb-prompts", trials=lora_trials(1), model="smollm2", max_steps=8, warmup_steps=2),
     Case(name="sweep8", data="sst2", trials=lora_trials(8), side_by_side=True),
     Case(name="sweep16", data="sst2", trials=grid_trials(), side_by_side=True),

@@ -1,11 +1,13 @@
 """Remora against peft + transformers.Trainer, side by side on this machine.
 
-``python -m bench.compare_peers [--case single|sweep8|...] [--json] [--repeats N]``
+``python -m bench.compare_peers [--case single|sweep8|...] [--json] [--repeats N] [--go-on]``
 
 Both sides are subprocesses that get the same model, rows, batch size, steps and cores. They take turns (Remora, peer,
 peer, ..., Remora, peer, ...), the figure of an arrangement is the median over the turns, a ratio is the median of the
 ratios turn by turn. The peer as published, several times slower than any other, has one turn. The clock runs inside
 training, after the first steps: start-up, loading, tokenization and evaluation are outside it on both sides.
+
+What is measured is kept until its case is done; ``--go-on`` takes it up again after a run that was stopped.
 """
 
 import argparse
@@ -15,6 +17,7 @@ import math
 import os
 import statistics
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,6 +73,36 @@ class Turn:
     train_loss: float
     accuracy: dict[str, float]
     notes: dict[str, Any]
+
+
+class Progress:
+    """What is measured of a case so far, on disk.
+
+    Args:
+        path: of the file, which exists while the case is not done.
+        go_on: whether to take up what another run left there.
+    """
+
+    def __init__(self, path: Path, go_on: bool) -> None:
+        self._path = path
+        self._done: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if go_on and path.is_file() else {}
+
+    def of(self, what: str, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """What was measured under a name, now or before, as a JSON tree."""
+        if what not in self._done:
+            self._done[what] = measure()
+            aside = self._path.with_suffix(".new")
+            aside.write_text(json.dumps(self._done), encoding="utf-8")
+            aside.replace(self._path)
+        return self._done[what]
+
+    def turn(self, what: str, jobs: list[Job], evaluate: bool = False) -> "Turn":
+        """A turn of some jobs."""
+        return Turn(**self.of(what, lambda: dataclasses.asdict(turn(jobs, evaluate))))
+
+    def finish(self) -> None:
+        """Forget everything."""
+        self._path.unlink(missing_ok=True)
 
 
 def turn(jobs: list[Job], evaluate: bool = False) -> Turn:
@@ -184,11 +217,12 @@ def probe(case: Case, folder: Path, cores: int) -> dict[Precision, Choice]:
     return chosen
 
 
-def run_case(case: Case, data_root: Path, repeats: int, cores: int) -> dict[str, Any]:
+def run_case(case: Case, data_root: Path, repeats: int, cores: int, progress: Progress) -> dict[str, Any]:
     """All turns of a case and its ratios, as a JSON tree."""
     folder = prepare(data_root, case.data, TRAIN_ROWS[case.data], PREPARED, num_test=TEST_ROWS)
     say(f"{case.name}: choosing the peer's attention and loader")
-    choices = probe(case, folder, cores)
+    probed = progress.of("probe", lambda: {k: dataclasses.asdict(v) for k, v in probe(case, folder, cores).items()})
+    choices = {precision: Choice(**choice) for precision, choice in probed.items()}
     peers = arrangements(case)
     turns: dict[str, list[Turn]] = {"remora": [], **{peer.name: [] for peer in peers}}
     for i in range(repeats):
@@ -200,15 +234,16 @@ def run_case(case: Case, data_root: Path, repeats: int, cores: int) -> dict[str,
                 if not (peer.published and i)
             ),
         ):
-            turns[name].append(turn(jobs))
+            turns[name].append(progress.turn(f"turn {i + 1}: {name}", jobs))
             say(f"  turn {i + 1}: {name}: {turns[name][-1].examples_per_second:.1f} examples/s")
     rates = {name: statistics.median(t.examples_per_second for t in each) for name, each in turns.items()}
     strongest = max((peer.name for peer in peers if not peer.published), key=lambda name: rates[name])
 
     say("  accuracy of Remora and of the strongest peer")
     by_name = {peer.name: peer for peer in peers}[strongest]
-    ours = turn(remora_jobs(case, folder, cores), evaluate=True)
-    theirs = turn(peer_jobs(case, by_name, choices[by_name.precision], folder, cores), evaluate=True)
+    ours = progress.turn("quality: remora", remora_jobs(case, folder, cores), evaluate=True)
+    jobs = peer_jobs(case, by_name, choices[by_name.precision], folder, cores)
+    theirs = progress.turn(f"quality: {strongest}", jobs, evaluate=True)
 
     def ratio(name: str) -> float:
         pairs = zip(turns["remora"], turns[name], strict=False)
@@ -235,7 +270,7 @@ def run_case(case: Case, data_root: Path, repeats: int, cores: int) -> dict[str,
         "product_rate_per_core": rate_per_core,
         "bound_examples_per_second": bound,
         "fraction_of_bound": {name: rate / bound for name, rate in rates.items()},
-        "peer_settings": {precision: dataclasses.asdict(choice) for precision, choice in choices.items()},
+        "peer_settings": probed,
         "arrangements": {
             name: {"examples_per_second": rates[name], "turns": [dataclasses.asdict(t) for t in each]}
             for name, each in turns.items()
@@ -266,14 +301,18 @@ def main() -> None:
     parser.add_argument("--cores", type=int, default=2, help="threads or processes each side may use")
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data", help="folder of the data sets")
     parser.add_argument("--json", action="store_true", help="print the results as JSON")
+    parser.add_argument("--go-on", action="store_true", help="keep what a run that was stopped has measured")
     options = parser.parse_args()
     machine = describe()
     results: list[dict[str, Any]] = []
     RESULTS.mkdir(parents=True, exist_ok=True)
     for case in CASES:
         if case.name in (options.case or DEFAULT_CASES):
-            result = {"machine": machine, **run_case(case, options.data, options.repeats, options.cores)}
+            progress = Progress(PREPARED / f"{case.name}.progress.json", options.go_on)
+            measured = run_case(case, options.data, options.repeats, options.cores, progress)
+            result = {"machine": machine, **measured}
             (RESULTS / f"{case.name}.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+            progress.finish()
             results.append(result)
     text = write_tables(RESULTS, ROOT / "docs", [case.name for case in CASES])
     print(json.dumps(results, indent=1) if options.json else text)

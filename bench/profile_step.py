@@ -1,11 +1,14 @@
 """Where the time of a training step goes: torch's profiler over the steps of one pack.
 
-``python -m bench.profile_step [--case sweep8] [--lanes 4] [--threads 1] [--steps 30] [--rows 25]`` prints the
-operations by their own time, as shares of the profiled steps.
+``python -m bench.profile_step [--case sweep8] [--lanes 4] [--threads 1] [--steps 30] [--rows 25] [--keep]`` prints the
+operations by their own time, as shares of the profiled steps. ``--keep`` writes the shares of their kinds into
+``bench/results/profile.json``, which docs/benchmarks.md shows.
 """
 
 import argparse
+import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -23,6 +26,32 @@ from remora.study.context import open_context
 from remora.study.machine import settle
 
 WARMUP_STEPS = 10
+FILE = ROOT / "bench" / "results" / "profile.json"
+KINDS = {
+    "matrix products": ("aten::addmm", "aten::mm", "aten::bmm"),
+    "attention": ("_NativeAttend", "_Attend", "aten::_softmax", "aten::_softmax_backward_data"),
+    "low-rank terms": ("_ChangedLinear",),
+    "activations": ("_Activation",),
+    "layer norms": ("aten::native_layer_norm", "aten::native_layer_norm_backward"),
+    "dropout of hidden states": ("_NativeDropout",),
+    "copies and sums": ("aten::copy_", "aten::add", "aten::add_", "aten::fill_", "aten::cat", "aten::index_select"),
+    "optimizer": ("aten::_fused_adamw_", "aten::linalg_vector_norm"),
+}
+"""Operations by what they are for; the backward node of one of our own belongs to it. All else is "the rest"."""
+
+
+def kinds(own_time: Mapping[str, float]) -> dict[str, float]:
+    """Shares of the whole time by kind of operation.
+
+    Args:
+        own_time: of each operation, by the profiler's name.
+    """
+    total = math.fsum(own_time.values())
+    shares: dict[str, float] = {}
+    for kind, names in KINDS.items():
+        every = {*names, *(f"{name}Backward" for name in names if name.startswith("_"))}
+        shares[kind] = math.fsum(own_time.get(name, 0.0) for name in every) / total
+    return {**shares, "the rest": 1 - math.fsum(shares.values())}
 
 
 class _Window(NoEvents):
@@ -45,6 +74,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--rows", type=int, default=25, help="lines to print")
+    parser.add_argument("--keep", action="store_true", help="write the shares for docs/benchmarks.md")
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data", help="folder of the data sets")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -76,6 +106,15 @@ def main() -> None:
         share = event.self_cpu_time_total / total
         per_step = event.self_cpu_time_total / steps / 1000
         print(f"{share:6.1%} {per_step:8.2f} ms {event.count / steps:7.1f} calls  {event.key}")
+    if options.keep:
+        kept: dict[str, object] = json.loads(FILE.read_text(encoding="utf-8")) if FILE.is_file() else {}
+        kept[case.name] = {
+            "lanes": len(todo),
+            "threads": options.threads,
+            "seconds": total / steps / 1e6,
+            "shares": kinds({event.key: event.self_cpu_time_total for event in events}),
+        }
+        FILE.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

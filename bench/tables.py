@@ -103,6 +103,22 @@ def evaluation_table(found: Sequence[dict[str, Any]]) -> str:
     return table(["data", "rows", "one by one, rows/s", "together, rows/s", "time one by one / together"], rows)
 
 
+PROFILE = """## Where a step's time goes
+
+Made by `python -m bench.profile_step --keep`: torch's profiler over the steps of one pack in one single-threaded
+worker, every operation's own time.
+
+"""
+
+
+def profile_table(found: dict[str, dict[str, Any]]) -> str:
+    """Shares of a step by kind of operation, a column for each case."""
+    kinds = list(next(iter(found.values()))["shares"])
+    rows = [[kind, *(f"{100 * case['shares'][kind]:.1f} %" for case in found.values())] for kind in kinds]
+    head = ["", *(f"{name}, {case['lanes']} lanes" for name, case in found.items())]
+    return table(head, rows)
+
+
 def write_tables(results: Path, docs: Path, names: Sequence[str]) -> str:
     """Write docs/benchmarks.md and docs/benchmarks.svg from the result files that exist.
 
@@ -132,6 +148,9 @@ def write_tables(results: Path, docs: Path, names: Sequence[str]) -> str:
     evaluation = results / "evaluation.json"
     if evaluation.is_file():
         parts.append(EVALUATION + evaluation_table(json.loads(evaluation.read_text(encoding="utf-8"))))
+    profile = results / "profile.json"
+    if profile.is_file():
+        parts.append(PROFILE + profile_table(json.loads(profile.read_text(encoding="utf-8"))))
     on_gpu = results / "gpu.json"
     parts.append(gpu_section(json.loads(on_gpu.read_text(encoding="utf-8")) if on_gpu.is_file() else None))
     text = "\n".join(parts)

@@ -4,7 +4,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from bench.tables import evaluation_table, scaling_tables, write_tables
+import pytest
+
+from bench.profile_step import kinds
+from bench.tables import evaluation_table, profile_table, scaling_tables, write_tables
 
 
 def turn(rate: float) -> dict[str, Any]:
@@ -94,3 +97,21 @@ def test_growth_is_told_per_example() -> None:
 def test_evaluation_is_told_in_rows_a_second() -> None:
     found = [{"data": "sst2", "lanes": 4, "rows": 100, "apart": [2.0, 1.0, 4.0], "together": [1.0, 1.0, 4.0]}]
     assert "| sst2 | 100 | 200 | 400 | 1.00 |" in evaluation_table(found)
+
+
+def test_a_profile_is_told_by_kinds_of_operations_that_add_up_to_the_step() -> None:
+    own_time = {
+        "aten::mm": 50.0,
+        "aten::addmm": 20.0,
+        "_ActivationBackward": 5.0,
+        "_Activation": 5.0,
+        "aten::view": 20.0,
+    }
+    shares = kinds(own_time)
+    assert {kind: share for kind, share in shares.items() if share > 1e-12} == pytest.approx(
+        {"matrix products": 0.7, "activations": 0.1, "the rest": 0.2}
+    )
+    text = profile_table({"sweep8": {"lanes": 4, "threads": 1, "seconds": 0.1, "shares": shares}})
+    assert "sweep8, 4 lanes" in text
+    assert "| matrix products | 70.0 % |" in text
+    assert "| the rest | 20.0 % |" in text
